@@ -1,0 +1,1 @@
+"""relaytrio: one stream per viewer, for chat backends that run on several replicas."""

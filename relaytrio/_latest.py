@@ -1,0 +1,42 @@
+"""A channel with one place, in which the newest value replaces the older: for news that only the latest of counts."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import trio
+
+from ._wakeup import Wakeup
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """One reader. Values that the reader has not taken yet are replaced, so a slow reader costs nothing."""
+
+    def __init__(self) -> None:
+        self._values: list[T] = []
+        self._closed = False
+        self._wakeup = Wakeup()
+
+    def put(self, value: T) -> None:
+        """Replace what is there. After `close` it changes nothing."""
+        if not self._closed:
+            self._values = [value]
+            self._wakeup.set()
+
+    def close(self) -> None:
+        """The reader takes what is there, then its channel ends. Twice is fine."""
+        self._closed = True
+        self._wakeup.set()
+
+    async def get(self) -> T:
+        """The newest value that was not taken yet. A checkpoint. Raises `trio.EndOfChannel` when it was closed."""
+        while not self._values:
+            if self._closed:
+                await trio.lowlevel.checkpoint()
+                raise trio.EndOfChannel
+            await self._wakeup.wait()
+        value = self._values.pop()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return value

@@ -1,0 +1,73 @@
+"""A flag that one task waits on: set many times, noticed once; and one for several. What they announce lives elsewhere.
+
+This is how tasks here hand over "look again" without a queue: whoever wakes looks at the whole state, synchronously,
+so nothing can be missed between the look and the next wait.
+"""
+
+from __future__ import annotations
+
+import trio
+
+
+class Wakeup:
+    """One waiter at a time; `set` is synchronous and costs nothing when it is set already."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: trio.lowlevel.Task | None = None
+
+    def set(self) -> None:
+        """Wake the waiter, now or when it comes."""
+        if self._set:
+            return
+        self._set = True
+        if self._waiter is not None:
+            trio.lowlevel.reschedule(self._waiter)
+            self._waiter = None
+
+    def clear(self) -> None:
+        """Forget what was announced before now."""
+        self._set = False
+
+    async def wait(self) -> None:
+        """Return when it was set since the last return. Always a checkpoint."""
+        if self._set:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._park()
+        self._set = False
+
+    async def _park(self) -> None:
+        if self._waiter is not None:
+            raise trio.BusyResourceError("another task is waiting for this wakeup")
+        self._waiter = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Flag:
+    """Stays set until it is cleared; any number of tasks may wait. `set` and `clear` are synchronous."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiters = trio.lowlevel.ParkingLot()
+
+    def set(self) -> None:
+        """Wake all who wait now, and let pass whoever comes before the next `clear`."""
+        self._set = True
+        self._waiters.unpark_all()
+
+    def clear(self) -> None:
+        """From now on who comes waits for the next `set`."""
+        self._set = False
+
+    async def wait(self) -> None:
+        """Return when it is set. Always a checkpoint."""
+        if self._set:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._waiters.park()

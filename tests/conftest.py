@@ -1,0 +1,35 @@
+"""No test waits for real time, but for those in tests/realworld: what must be waited for has an edge to wait on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+REALWORLD = Path(__file__).parent / "realworld"
+
+
+def _virtual_only(wait: Callable[[float], Awaitable[None]], what: str) -> Callable[[float], Awaitable[None]]:
+    async def guarded(when: float) -> None:
+        if not isinstance(trio.lowlevel.current_clock(), MockClock):
+            raise AssertionError(f"{what} on the real clock: only tests/realworld may wait for time to pass")
+        await wait(when)
+
+    return guarded
+
+
+@pytest.fixture(autouse=True)
+def _no_real_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if REALWORLD in request.path.parents:
+        return
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("time.sleep in a test: only tests/realworld may wait for time to pass")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(trio, "sleep", _virtual_only(trio.sleep, "trio.sleep"))
+    monkeypatch.setattr(trio, "sleep_until", _virtual_only(trio.sleep_until, "trio.sleep_until"))

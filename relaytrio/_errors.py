@@ -6,6 +6,7 @@
     │   ├── InvalidContent
     │   │   └── ContentTooLarge
     │   ├── InvalidCursor
+    │   ├── NotAllowed                        whoever asks may not: `authorize` said so
     │   ├── ChatNotFound
     │   ├── MessageNotFound
     │   ├── QueuedMessageNotFound
@@ -14,6 +15,7 @@
     │   ├── ChatBusy                          try again when the chat is waiting
     │   ├── QueueFull                         try again when an entry was promoted or deleted
     │   └── IdempotencyConflict
+    ├── RequestFailed                         a client's request had no answer that says what became of it
     ├── RunError                              what a run is told by a transition that it asked for
     │   ├── ChatTaken                         the chat is not this run's any more: stop, tell nobody
     │   └── Interrupted                       finish the interruption first
@@ -71,6 +73,10 @@ class InvalidCursor(RequestError):
     """A cursor that this protocol never made."""
 
 
+class NotAllowed(RequestError):
+    """The program that embeds the engine does not allow this to whoever asks."""
+
+
 class ChatNotFound(RequestError):
     """There is no chat of that id."""
 
@@ -101,6 +107,15 @@ class QueueFull(RequestError):
 
 class IdempotencyConflict(RequestError):
     """The idempotency key was used before, with another content."""
+
+
+class RequestFailed(RelaytrioError):
+    """No replica gave an answer that a client can use; what became of the request is not known."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of the last answer, HTTP; None: there was none."""
 
 
 class RunError(RelaytrioError):

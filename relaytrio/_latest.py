@@ -32,9 +32,10 @@ class Latest(Generic[T]):
 
     async def get(self) -> T:
         """The newest value that was not taken yet. A checkpoint. Raises `trio.EndOfChannel` when it was closed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while not self._values:
             if self._closed:
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 raise trio.EndOfChannel
             await self._wakeup.wait()
         value = self._values.pop()

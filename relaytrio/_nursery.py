@@ -8,7 +8,7 @@ is neither swallowed nor converted.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -47,13 +47,23 @@ class BodyNursery:
         try:
             swallowed = await self._manager.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
-            # The tasks' own failures never get here (`_guard`): what is in the group is the body's.
-            if len(group.exceptions) == 1 and group.exceptions[0] is not error:
+            # The tasks' own failures never get here (`_guard`): what is in the group is the body's, but for the
+            # cancellations that were ours. Trio makes groups anew on their way: what counts is what they hold.
+            if len(group.exceptions) == 1 and list(_leaves(group)) != list(_leaves(error)):
                 _raise_as_it_was(group.exceptions[0])
             return False
         if self._failure is not None:
             raise self._make_error() from self._failure
         return bool(swallowed)
+
+
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    """The exceptions in a group, in whatever groups they are."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif error is not None:
+        yield error
 
 
 def _raise_as_it_was(error: BaseException) -> None:

@@ -543,7 +543,9 @@ def _interrupt_idle(draft: _Draft, command: Interrupt) -> Answer:
 
 
 def _acquire(draft: _Draft, command: Acquire) -> Answer:
-    """A dead owner is replaced only by one who found that very owner dead."""
+    """A dead owner is replaced only by one who found that very owner dead. Asked again by its own run: no-op."""
+    if draft.chat.run_id == command.run_id:
+        return draft.answer("nothing", run_goes_on=True)
     owner = draft.chat.worker_id
     if owner is not None and owner != command.dead_worker_id:
         raise InvalidTransition(f"chat {draft.chat.id} is owned by replica {owner}")

@@ -403,6 +403,7 @@ def test_no_op_raises_nothing() -> None:
     for command in (Interrupt(of=TURN_BEFORE), Commit(run_id="a", token="t2", messages=())):
         transition = act(before, command)
         assert (transition.changed, transition.answer.done) == (False, "nothing")
+        assert transition.answer.run_goes_on == isinstance(command, Commit)
         assert (transition.inserted, transition.deleted_from) == ((), None)
         assert after(transition) == before
         assert transition.answer.snapshot_version == before.chat.snapshot_version
@@ -413,6 +414,7 @@ def test_promote_in_interrupting_of_the_first_in_line_is_a_no_op() -> None:
     before = state("interrupting", "a", entries(1, 2, urgent=(1,)))
     transition = act(before, PromoteQueued(queued_id=1))
     assert (transition.changed, transition.answer.done, after(transition)) == (False, "nothing", before)
+    assert transition.answer.queued_id == 1
 
 
 def test_interrupting_send_without_an_owner_leaves_the_queue_version() -> None:
@@ -537,6 +539,15 @@ def test_stop_during_the_delay_keeps_the_attempt_failed() -> None:
     assert (transition.inserted, transition.chat.status) == ((), "waiting")
 
 
+def test_failed_attempt_does_not_taint_the_promoted_turn() -> None:
+    """A run whose failed attempt was stopped goes on with the queue, and what it makes then is live and kept."""
+    failed = after(act(state("running", "a", entries(1)), RecordRetry(run_id="a", token="1", retry=RETRY)))
+    stopped = after(act(failed, Interrupt()))
+    given = after(act(stopped, FinishInterruption(run_id="a", token="2", messages=ONE)))
+    assert given.chat.live_episode == Episode(11 + 2, 1, "a")
+    assert len(act(given, FinishTurn(run_id="a", token="3", messages=ONE)).inserted) == 1
+
+
 def test_the_attempt_after_a_failed_one_is_kept() -> None:
     """A new attempt, or a new owner's, has a clean record."""
     failed = after(act(state("running", "a"), RecordRetry(run_id="a", token="1", retry=RETRY)))
@@ -621,6 +632,24 @@ def test_urgent_goes_before_ordinary_and_behind_urgent() -> None:
         given = after(transition)
     assert (promoted, given.chat.status, given.chat.run_id) == ([2, 4, 1, 3], "running", "a")
     assert act(given, FinishTurn(run_id="a", token="last")).chat.status == "waiting"
+
+
+@pytest.mark.parametrize("situation", [name for name, given in SITUATIONS.items() if given.queue])
+def test_delete_queued_removes_the_entry_named(situation: str) -> None:
+    """The entry named leaves the queue and nothing else changes."""
+    before = SITUATIONS[situation]
+    transition = act(before, DeleteQueued(queued_id=1))
+    assert (transition.queue, transition.inserted) == (entries(2), ())
+    assert transition.chat == attrs.evolve(before.chat, queue_version=11, snapshot_version=11, updated_at=FRESH.at)
+    assert (transition.answer.done, transition.answer.queued_id) == ("deleted", 1)
+
+
+@pytest.mark.parametrize("situation", ["running, owned, queue", "interrupting, owned, queue"])
+def test_promote_asks_the_owner_to_stop(situation: str) -> None:
+    """While a worker generates, the promoted entry waits first in line until the interruption is finished."""
+    transition = act(SITUATIONS[situation], PromoteQueued(queued_id=2))
+    assert (ids(transition), transition.chat.status, transition.inserted) == ([2, 1], "interrupting", ())
+    assert (transition.answer.done, transition.answer.queued_id) == ("interrupting", 2)
 
 
 def test_promoted_entry_stays_first() -> None:
@@ -908,3 +937,13 @@ def test_abandon_may_follow_a_finish_that_promotes() -> None:
     assert (given.chat.status, given.chat.run_id, given.chat.generation_attempt) == ("running", None, 1)
     given = after(act(given, Acquire(worker_id="worker-b", run_id="b")))
     assert (given.chat.live_episode, given.chat.takeovers) == (Episode(11, 2, "b"), 0)
+
+
+def test_an_acquire_whose_answer_was_lost_is_answered_again() -> None:
+    """Its own run finds that the chat is its own already, and nothing changes a second time."""
+    acquire = Acquire(worker_id="worker-b", run_id="b")
+    given = after(act(state("running"), acquire))
+    again = act(given, acquire)
+    assert not again.changed
+    assert given.chat == again.chat
+    assert again.answer.run_goes_on

@@ -1,0 +1,298 @@
+"""Part logs of this replica: append, extend from a burst, read from a cursor, wait, seal, forget.
+
+Parts are addressed, not forwarded. A worker appends rows to the log of its episode; a relay extends the *copy* of a
+remote episode's log; viewers and the parts endpoint read with a cursor and take everything since it at once. No reader
+has a queue here, so a slow one costs nothing, and a late leg can write nothing but its own, older episode's log.
+
+Must not know: chats' status, sockets, who a viewer is. Who calls: the worker (`make`), the relay (`filling`), the parts
+endpoint and subscriptions (`find`, `watching`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NoReturn, TypeAlias, TypeVar
+
+import trio
+
+from ._protocol.burst import SEPARATOR, Burst, how_many_fit, is_gap, join, unknown_rows
+from ._protocol.events import Episode
+from ._settings import Settings
+from ._wakeup import Flag, Wakeup
+
+Key: TypeAlias = tuple[str, Episode]
+Wake: TypeAlias = Callable[[], None]
+
+
+class PartLog:
+    """The rows of one episode on this replica. All methods are synchronous.
+
+    Made here (by the worker), it ends when it is sealed. A copy of a remote log also counts as ended while nobody
+    fills it: nothing is to be waited for then.
+    """
+
+    def __init__(self, logs: PartLogs, chat_id: str, episode: Episode, *, made_here: bool) -> None:
+        self.chat_id = chat_id
+        self.episode = episode
+        self.made_here = made_here
+        self.sealed = False
+        self.lost: Literal["truncated", "gap"] = "truncated"
+        """Why the rows before `first_seq` are not here, for readers that have not had them."""
+        self.size_bytes = 0
+        self.left_alone = Flag()
+        """Set when all fillers but one have left the copy unsealed: the one that is waiting to dial must not wait.
+        Until then several may be waiting."""
+        self._fillers = 0
+        self._logs = logs
+        self._rows: list[bytes] = []
+        self._next_seq = 1
+        self._cached: tuple[int, int, int, Burst] | None = None
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the last row that ever came; 0 before the first."""
+        return self._next_seq - 1
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the first row that is still here; `last_seq + 1` if none is."""
+        return self._next_seq - len(self._rows)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more rows are to be expected: sealed, or a copy that nobody fills."""
+        return self.sealed or (not self.made_here and self._fillers == 0)
+
+    def append(self, rows: Sequence[bytes]) -> None:
+        """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
+        if self.sealed:
+            raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
+        self._add(rows)
+
+    def extend(self, burst: Burst, *, past_gap: bool = False) -> bool:
+        """Add what is unknown of a burst to a copy. False, and nothing is added, if rows are missing before it.
+
+        With `past_gap` the copy goes on from what is at hand, and its readers are told (`lost`). A copy that has ended
+        takes nothing more: it may have been forgotten.
+        """
+        if self.ended or burst.last_seq < self._next_seq:
+            return True
+        gap = is_gap(burst, self.last_seq)
+        if gap and not past_gap:
+            return False
+        if burst.first_seq > self._next_seq:
+            self._forget_rows(len(self._rows))
+            self.lost = "gap" if gap else "truncated"
+            self._next_seq = burst.first_seq
+        self._add(unknown_rows(burst, self.last_seq))
+        return True
+
+    def seal(self, last_seq: int | None = None) -> bool:
+        """No row will follow. False, and not sealed, if a copy has not got all rows up to `last_seq`."""
+        if last_seq is not None and last_seq > self.last_seq:
+            return False
+        if not self.sealed:
+            self.sealed = True
+            self._logs._ended(self)
+        return True
+
+    def read(self, after_seq: int, limit_bytes: int) -> Burst | None:
+        """Everything after `after_seq` that fits into `limit_bytes`, at least one row; None if there is nothing.
+
+        A burst that does not begin at `after_seq + 1` says so (`truncated`): rows before it are gone, see `lost`.
+        """
+        if after_seq >= self.last_seq or not self._rows:
+            return None
+        if self._cached is not None and self._cached[:3] == (after_seq, self._next_seq, limit_bytes):
+            return self._cached[3]
+        burst = self._cut(after_seq, limit_bytes)
+        # Readers wake together and ask for the same rows: they are joined once.
+        self._cached = (after_seq, self._next_seq, limit_bytes, burst)
+        return burst
+
+    def _cut(self, after_seq: int, limit_bytes: int) -> Burst:
+        start = max(0, after_seq + 1 - self.first_seq)
+        # No row is shorter than its envelope, so this slice cannot cut off a row that would have fitted.
+        rows = self._rows[start : start + limit_bytes // 64 + 1]
+        rows = rows[: how_many_fit([len(row) for row in rows], limit_bytes)]
+        first_seq = self.first_seq + start
+        return join(self.episode, first_seq, rows, truncated=first_seq > after_seq + 1)
+
+    def _add(self, rows: Sequence[bytes]) -> None:
+        if not rows:
+            return
+        self._rows.extend(rows)
+        self._next_seq += len(rows)
+        self._count(sum(map(len, rows)) + len(SEPARATOR) * len(rows))
+        if self.size_bytes > self._logs.settings.part_log_bytes:
+            # A sixteenth more than needed: dropping a row for every row that comes would move the whole list.
+            self._shrink_to(self._logs.settings.part_log_bytes * 15 // 16)
+        self._logs._grown(self, len(rows))
+
+    def _shrink_to(self, size_bytes: int) -> None:
+        """Drop the oldest rows, but never the last one."""
+        excess, count = self.size_bytes - size_bytes, 0
+        while excess > 0 and count < len(self._rows) - 1:
+            excess -= len(self._rows[count]) + len(SEPARATOR)
+            count += 1
+        if count:
+            self.lost = "truncated"
+        self._forget_rows(count)
+
+    def _forget_rows(self, count: int) -> None:
+        gone = self._rows[:count]
+        del self._rows[:count]
+        self._cached = None
+        self._count(-(sum(map(len, gone)) + len(SEPARATOR) * count))
+
+    def _count(self, size_bytes: int) -> None:
+        self.size_bytes += size_bytes
+        self._logs.size_bytes += size_bytes
+
+
+class PartLogs:
+    """All part logs of one replica, within their limits. Its methods are synchronous, but for `run`."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = trio.current_time) -> None:
+        self.settings = settings
+        self.size_bytes = 0
+        self.rows_made = 0
+        """Rows that were made here, ever."""
+        self.rows_copied = 0
+        """Rows that came over legs and were not known here before, ever."""
+        self._clock = clock
+        self._logs: dict[Key, PartLog] = {}
+        self._ended_at: dict[Key, float] = {}
+        """When each ended log ended, in that order; it is forgotten `sealed_log_seconds` later."""
+        self._forgetting = Wakeup()
+        self._row_wakes: dict[Key, dict[object, Wake]] = {}
+        self._chat_wakes: dict[str, dict[object, Callable[[Episode], None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    def find(self, chat_id: str, episode: Episode) -> PartLog | None:
+        """The log of that episode, if there is one here."""
+        return self._logs.get((chat_id, episode))
+
+    def make(self, chat_id: str, episode: Episode) -> PartLog:
+        """The log of an episode that this replica generates."""
+        key = (chat_id, episode)
+        if key in self._logs:
+            raise ValueError(f"episode {episode} has a log here already")
+        return self._new_log(key, made_here=True)
+
+    @contextmanager
+    def filling(self, chat_id: str, episode: Episode) -> Iterator[PartLog]:
+        """The copy of a remote episode's log, attended for as long as the context lasts. Several may fill one copy."""
+        key = (chat_id, episode)
+        log = self._logs.get(key) or self._new_log(key, made_here=False)
+        log._fillers += 1
+        self._ended_at.pop(key, None)
+        try:
+            yield log
+        finally:
+            log._fillers -= 1
+            self._filler_left(log)
+
+    @contextmanager
+    def watching(self, chat_id: str, episode: Episode, wake: Wake) -> Iterator[None]:
+        """Call `wake` for as long as the context lasts, whenever that log appears, grows, ends or is forgotten."""
+        with _member(self._row_wakes, (chat_id, episode), wake):
+            yield
+
+    @contextmanager
+    def watching_chat(self, chat_id: str, wake: Callable[[Episode], None]) -> Iterator[None]:
+        """Call `wake` with the episode whenever a log of that chat appears."""
+        with _member(self._chat_wakes, chat_id, wake):
+            yield
+
+    async def run(self) -> NoReturn:
+        """Forget ended logs when their time has come. Costs nothing while there is none."""
+        while True:
+            while not self._ended_at:
+                await self._forgetting.wait()
+            first = next(iter(self._ended_at.values()))
+            await trio.sleep_until(first + self.settings.sealed_log_seconds)
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        now = self._clock()
+        for key, ended_at in list(self._ended_at.items()):
+            # The same sum as in `run`: one that rounds otherwise would have it wake, forget nothing, and wake again.
+            if ended_at + self.settings.sealed_log_seconds > now:
+                break
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        del self._ended_at[key]
+        log = self._logs.pop(key)
+        self.size_bytes -= log.size_bytes
+        self._wake(key)
+
+    def _new_log(self, key: Key, *, made_here: bool) -> PartLog:
+        log = self._logs[key] = PartLog(self, *key, made_here=made_here)
+        for wake in tuple(self._chat_wakes.get(log.chat_id, {}).values()):
+            wake(log.episode)
+        self._wake(key)
+        return log
+
+    def _filler_left(self, log: PartLog) -> None:
+        if log.ended:
+            self._ended(log)
+        elif log._fillers == 1:
+            log.left_alone.set()
+
+    def _ended(self, log: PartLog) -> None:
+        key = (log.chat_id, log.episode)
+        if log._fillers == 0 and self._logs.get(key) is log:
+            self._ended_at.pop(key, None)
+            self._ended_at[key] = self._clock()
+            self._forgetting.set()
+        self._wake(key)
+
+    def _grown(self, log: PartLog, rows: int) -> None:
+        if log.made_here:
+            self.rows_made += rows
+        else:
+            self.rows_copied += rows
+        if self.size_bytes > self.settings.part_logs_bytes:
+            self._make_room()
+        self._wake((log.chat_id, log.episode))
+
+    def _make_room(self) -> None:
+        """Ended logs go first, the longest ended before the others; then the largest log loses its oldest rows."""
+        target = self.settings.part_logs_bytes * 15 // 16
+        for key in list(self._ended_at):
+            if self.size_bytes <= target:
+                return
+            self._forget(key)
+        while self.size_bytes > target:
+            largest = max(self._logs.values(), key=lambda log: log.size_bytes)
+            before = largest.size_bytes
+            largest._shrink_to(max(0, before - (self.size_bytes - target), before // 2))
+            if largest.size_bytes == before:
+                return
+
+    def _wake(self, key: Key) -> None:
+        for wake in tuple(self._row_wakes.get(key, {}).values()):
+            wake()
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+@contextmanager
+def _member(groups: dict[_K, dict[object, _V]], key: _K, value: _V) -> Iterator[None]:
+    """Be one of a group for as long as the context lasts; equal values are members each for itself."""
+    membership = object()
+    groups.setdefault(key, {})[membership] = value
+    try:
+        yield
+    finally:
+        members = groups[key]
+        del members[membership]
+        if not members:
+            del groups[key]

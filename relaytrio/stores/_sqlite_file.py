@@ -1,0 +1,168 @@
+"""Opens a database file, brings its tables up to date, and says in this package's words what went wrong with it.
+
+Whatever makes a file unusable is found before anything is written: another program's database, a newer schema, a file
+that is none, one that cannot be written. A missing or empty file is made a database, a missing directory is not made.
+Must not know: what the rows mean. Who calls: `sqlite.py` and `pubsub/sqlite.py`, always in a thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .._errors import StoreUnavailable, StoreUnusable
+from ._sqlite_schema import APPLICATION_ID, MIGRATIONS
+
+Synchronous = Literal["NORMAL", "FULL"]
+_WAL_PAUSE_SECONDS = 0.01
+_FOR_NOW = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""What another try may get past: others hold the file, or the machine is short of something."""
+_FOR_NOW_AT_OPENING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""A file that cannot even be opened for another reason is a person's to look at."""
+
+
+def open_file(path: Path, *, synchronous: Synchronous, busy_seconds: float) -> sqlite3.Connection:
+    """A connection to a database that is ready for use, made if it is not there.
+
+    Raises `StoreUnusable`, and `StoreUnavailable` when other processes keep the file locked for `busy_seconds`.
+    """
+    _check_place(path)
+    with translated(path, for_now=_FOR_NOW_AT_OPENING):
+        connection = _connect(path, create=not path.exists(), busy_seconds=busy_seconds)
+        try:
+            with transaction(connection, "DEFERRED"):
+                _check_owner(path, connection)
+            _switch_to_wal(path, connection, busy_seconds)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            _migrate(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection for reads of a database that a store has opened before. It never waits for a lock."""
+    with translated(path):
+        connection = _connect(path, create=False, busy_seconds=0)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, kind: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[None]:
+    """All of the body, or nothing. DEFERRED reads one state of the database; IMMEDIATE locks it for writing first."""
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translated(path: Path, *, for_now: frozenset[int] = _FOR_NOW) -> Iterator[None]:
+    """Errors of SQLite leave as `StoreUnavailable` (try again) or `StoreUnusable` (a person has to act).
+
+    A violated constraint or a wrong call is a fault of this package and leaves as it is.
+    """
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in for_now:
+            raise StoreUnavailable(f"the database {path} cannot be used for now: {error}") from error
+        raise StoreUnusable(f"the database {path} cannot be used: {error}") from error
+    except msgspec.MsgspecError as error:
+        raise StoreUnusable(f"the database {path} holds what was never written by this package: {error}") from error
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise StoreUnusable(f"the database {path} cannot be made: {path.parent} is no directory")
+    if path.is_dir():
+        raise StoreUnusable(f"the database {path} cannot be opened: it is a directory")
+
+
+def _connect(path: Path, *, create: bool, busy_seconds: float) -> sqlite3.Connection:
+    """Used by one thread at a time, not by one thread: trio's threads come and go."""
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        timeout=busy_seconds,
+        check_same_thread=False,
+    )
+
+
+def _number(connection: sqlite3.Connection, statement: str) -> int:
+    (number,) = connection.execute(statement).fetchone()
+    return int(number)
+
+
+def _check_owner(path: Path, connection: sqlite3.Connection) -> int:
+    """The number of steps that the file has had."""
+    owner = _number(connection, "PRAGMA application_id")
+    steps = _number(connection, "PRAGMA user_version")
+    is_empty = _number(connection, "SELECT count(*) FROM sqlite_master") == 0
+    if owner != APPLICATION_ID and not (is_empty and owner == steps == 0):
+        raise StoreUnusable(f"the database {path} belongs to another program")
+    if steps > len(MIGRATIONS):
+        raise StoreUnusable(
+            f"the database {path} is of schema {steps}; this version knows up to {len(MIGRATIONS)}: use a newer one"
+        )
+    return steps
+
+
+def _switch_to_wal(path: Path, connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """SQLite never waits for a lock in this one statement, whatever the connection's timeout; so it is done here."""
+    give_up_at = time.monotonic() + busy_seconds
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(_WAL_PAUSE_SECONDS)
+        else:
+            break
+    if mode != "wal":
+        raise StoreUnusable(f"the database {path} is where SQLite's write-ahead log does not work")
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """The steps that are missing, in one transaction: of several processes that start at once, one takes them.
+
+    Writes to the header in any case, and so fails here, not in the middle of somebody's request, if it cannot write.
+    """
+    with transaction(connection, "IMMEDIATE"):
+        steps = _check_owner(path, connection)
+        for step in MIGRATIONS[steps:]:
+            for statement in step:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

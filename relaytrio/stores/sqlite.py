@@ -1,0 +1,193 @@
+"""A store in one SQLite file, for one machine: several processes may have it open at once.
+
+SQLite waits with threads, so each call is one transaction in a worker thread, one at a time. A call that is cancelled
+while it waits for its turn has no effect; one whose transaction has begun waits for its end (some milliseconds; up to
+the busy timeout while another process holds the file) and gives its result, and the cancellation comes with the
+caller's next checkpoint. So a transaction is never left open, and a caller who got `trio.Cancelled` changed nothing.
+
+Durable against the death of any process. Against the loss of power, the last transactions may be missing (never a part
+of one) unless `synchronous="FULL"`, which costs a flush to the disk for each transaction.
+
+Must not know: SQL (`_sqlite_chats.py`, `_sqlite_replicas.py`), what makes a file usable (`_sqlite_file.py`). Who calls:
+`open_store`. Not for network file systems: neither SQLite's log nor the replicas' locks work there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from .._protocol.chat import Chat, Command, Create
+from .._protocol.events import Message, MessageRef, QueueEntry
+from .._settings import DEFAULTS, Settings
+from . import _sqlite_chats as chats
+from . import _sqlite_replicas as ownership
+from ._base import Candidate, Fingerprint, IdempotencyKey, Outcome, OwnedChat, Replica, View
+from ._fresh import Fresher, utc_now
+from ._sqlite_file import Synchronous, open_file, translated
+from ._sqlite_locks import ReplicaLocks, boot_id
+
+P = ParamSpec("P")
+T = TypeVar("T")
+BUSY_SECONDS = 5.0
+"""How long a transaction waits for those of other processes: far longer than any takes."""
+CLOSE_SECONDS = 30.0
+"""The most that closing waits for the transaction in progress."""
+
+
+@asynccontextmanager
+async def open_sqlite_store(
+    path: str | Path,
+    *,
+    settings: Settings = DEFAULTS,
+    synchronous: Synchronous = "NORMAL",
+    busy_seconds: float = BUSY_SECONDS,
+    clock: Callable[[], str] = utc_now,
+    random: Random | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[SqliteStore]:
+    """The store in this file, which is made if its directory exists.
+
+    `clock` gives the instant as RFC 3339 in UTC, `random` the stamps of messages, `monotonic` seconds since any moment;
+    tests inject them. Raises `StoreUnusable` if the file cannot be opened or written, is of a newer schema, belongs to
+    another program or is no database, and has then changed nothing; `StoreUnavailable` if others keep it locked.
+    """
+    place = _absolute(path)
+    limiter = trio.CapacityLimiter(1)
+
+    def connect() -> sqlite3.Connection:
+        return open_file(place, synchronous=synchronous, busy_seconds=busy_seconds)
+
+    connection = await trio.to_thread.run_sync(connect, limiter=limiter)
+    store = SqliteStore(
+        place, connection, limiter, settings=settings, fresher=Fresher(clock, random), monotonic=monotonic
+    )
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+class SqliteStore:
+    """A `Store` in a file; made by `open_sqlite_store`."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        limiter: trio.CapacityLimiter,
+        *,
+        settings: Settings,
+        fresher: Fresher,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.path = path
+        """Absolute."""
+        self._connection = connection
+        self._limiter = limiter
+        self._settings = settings
+        self._context = chats.Context(settings, fresher)
+        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id())
+        self._monotonic = monotonic
+        self._open_since = monotonic()
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    # transitions
+
+    async def create_chat(self, chat_id: str, command: Create, key: IdempotencyKey | None = None) -> Outcome:
+        return await self._run(chats.create_chat, self._connection, self._context, chat_id, command, key)
+
+    async def apply(self, chat_id: str, command: Command, key: IdempotencyKey | None = None) -> Outcome:
+        return await self._run(chats.apply, self._connection, self._context, chat_id, command, key)
+
+    async def delete_chat(self, chat_id: str) -> None:
+        await self._run(chats.delete_chat, self._connection, self._context, chat_id)
+
+    # reads
+
+    async def read_view(self, chat_id: str, base: MessageRef) -> View:
+        return await self._run(chats.read_view, self._connection, self._context, chat_id, base)
+
+    async def read_chat(self, chat_id: str) -> Chat:
+        return await self._run(chats.read_chat, self._connection, chat_id)
+
+    async def read_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
+        return await self._run(chats.read_queue, self._connection, chat_id)
+
+    async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
+        return await self._run(chats.list_chats, self._connection, before, limit)
+
+    async def list_messages(self, chat_id: str, *, after_id: int = 0, limit: int = 200) -> Sequence[Message]:
+        return await self._run(chats.list_messages, self._connection, self._context, chat_id, after_id, limit)
+
+    async def fingerprints(self, chat_ids: Collection[str]) -> Mapping[str, Fingerprint]:
+        return await self._run(chats.fingerprints, self._connection, list(chat_ids))
+
+    # ownership
+
+    async def candidates(self, dead: Collection[str], limit: int = 100) -> Sequence[Candidate]:
+        return await self._run(ownership.candidates, self._connection, list(dead), limit)
+
+    async def owned_by(self, replica_id: str) -> Sequence[OwnedChat]:
+        return await self._run(ownership.owned_by, self._connection, replica_id)
+
+    async def register(self, replica: Replica) -> None:
+        await self._run(ownership.register, self._connection, self._locks, replica)
+
+    async def heartbeat(self, replica_id: str, load: int) -> bool:
+        return await self._run(ownership.heartbeat, self._connection, replica_id, load)
+
+    async def unregister(self, replica_id: str) -> None:
+        await self._run(ownership.unregister, self._connection, self._locks, replica_id)
+
+    async def replicas(self) -> Sequence[Replica]:
+        return await self._run(ownership.replicas, self._connection)
+
+    async def released_locks(self, replica_ids: Collection[str]) -> frozenset[str]:
+        if self._monotonic() - self._open_since < self._settings.lock_trust_seconds:
+            await self.ping()
+            return frozenset()
+        return await self._run(ownership.released_locks, self._connection, self._locks, list(replica_ids))
+
+    # itself
+
+    async def ping(self) -> None:
+        await self._run(chats.ping, self._connection)
+
+    async def aclose(self) -> None:
+        """Close the file, and free the locks of replicas that are still registered. Closes even if cancelled (and then
+        leaves the cancellation to the next checkpoint). Twice is fine."""
+        self._closed = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+
+    def _close(self) -> None:
+        self._locks.close()
+        self._connection.close()
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One function, in a thread, when no other is running. Its errors in this package's words."""
+
+        def transaction() -> T:
+            if self._closed:
+                raise trio.ClosedResourceError("the store is closed")
+            with translated(self.path):
+                return function(*args, **kwargs)
+
+        return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
+
+
+def _absolute(path: str | Path) -> Path:
+    """So that a later change of the working directory changes nothing."""
+    return Path(path).absolute()

@@ -1,0 +1,159 @@
+"""The parts endpoint: serves the rows of episodes that are generated here to the replicas whose viewers want them.
+
+Neutral to what carries the frames: the ASGI app and a plain trio-websocket server hand in a `FrameConnection`. One
+connection carries many legs; one task writes for all of them, a frame for each in turn, with all rows that came while
+the last send was under way. The end of an episode is a frame, never a close.
+
+A request with a good grant is served from logs made here, never from copies, and nothing is ever dialed for it.
+
+Must not know: HTTP, viewers. Who calls: whoever accepts a peer's connection, after `authorize_peer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+import trio
+
+from .._errors import ChatNotFound, StoreError
+from .._parts import PartLogs
+from .._protocol.chat import Chat
+from .._protocol.wire import Heartbeat, Release, Select
+from .._settings import Settings
+from .._wakeup import Wakeup
+from ..stores._base import Store
+from ._connection import FrameConnection, receive_control, send_control, unless_idle
+from ._selections import Selection, Selections, verdict
+from ._tasks import ConnectionLost, run_until_lost
+from .grants import GRANT_HEADER, SOURCE_HEADER, InvalidGrant, check_connection_grant, check_select_grant
+
+LOOKUPS = 16
+"""Reads of the store that one connection may have under way."""
+CLOSING_SECONDS = 1.0
+"""The longest that letting go of a connection may take."""
+
+
+def authorize_peer(headers: Mapping[str, str], *, secret: bytes, replica_id: str, now: float) -> str:
+    """The id of the replica that asks to be served, from the headers of its handshake (their names in any case).
+
+    Raises `InvalidGrant`: answer 401. `now` is in seconds of the wall clock.
+    """
+    lowered = {name.lower(): value for name, value in headers.items()}
+    source = lowered.get(SOURCE_HEADER.lower())
+    grant = lowered.get(GRANT_HEADER.lower())
+    if not source or not grant:
+        raise InvalidGrant(f"{SOURCE_HEADER} and {GRANT_HEADER} are required")
+    check_connection_grant(secret, grant, source=source, target=replica_id, now=now)
+    return source
+
+
+async def serve_parts(
+    connection: FrameConnection,
+    *,
+    parts: PartLogs,
+    store: Store,
+    replica_id: str,
+    secret: bytes,
+    source: str,
+    settings: Settings,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """Serve one peer's legs until its connection is lost; gives the reason. Closes the connection, however it ends.
+
+    `source` is what `authorize_peer` gave. `clock` gives the wall-clock seconds for grants.
+    """
+    endpoint = _Endpoint(connection, parts, store, replica_id, secret, source, settings, clock)
+    try:
+        return await run_until_lost(endpoint.read, endpoint.write)
+    finally:
+        endpoint.selections.close()
+        # Shielded: it does not wait by its contract, and one that does must not hang a shutdown.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS):
+            await connection.aclose_forcefully()
+
+
+class _Endpoint:
+    """One peer's connection."""
+
+    def __init__(
+        self,
+        connection: FrameConnection,
+        parts: PartLogs,
+        store: Store,
+        replica_id: str,
+        secret: bytes,
+        source: str,
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._replica_id = replica_id
+        self._secret = secret
+        self._source = source
+        self._settings = settings
+        self._clock = clock
+        self._wakeup = Wakeup()
+        self._lookups = trio.Semaphore(LOOKUPS)
+        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, wake=self._wakeup.set)
+
+    async def read(self) -> NoReturn:
+        """Take selects and releases. Waits for nothing else: neither for the store nor for the writer."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                match await receive_control(self._connection, self._settings):
+                    case Select() as select:
+                        self._select(select, nursery)
+                    case Release(leg):
+                        self.selections.release(leg)
+                    case Heartbeat() | None:
+                        pass
+                    case _:
+                        raise ConnectionLost("it sent a frame that is not its to send")
+
+    async def write(self) -> NoReturn:
+        """Send what there is, a leg at a time, and heartbeats when there is nothing."""
+        while True:
+            frame = self.selections.next_frame() or await unless_idle(self._wakeup.wait, self._settings)
+            if frame is not None:
+                await send_control(self._connection, frame, self._settings)
+
+    def _select(self, select: Select, nursery: trio.Nursery) -> None:
+        try:
+            check_select_grant(
+                self._secret,
+                select.grant,
+                chat_id=select.chat_id,
+                source=self._source,
+                target=self._replica_id,
+                now=self._clock(),
+            )
+        except InvalidGrant:
+            self.selections.refuse(select)
+            return
+        selection = self.selections.add(select)
+        if selection.log() is None:
+            nursery.start_soon(self._look_up, selection)
+
+    async def _look_up(self, selection: Selection) -> None:
+        """Read the chat once: is the log that is not here worth waiting for?"""
+        with selection.lookup:
+            chat = await self._read_chat(selection.select.chat_id)
+            if chat is None:
+                self.selections.settle(selection, "not_owner")
+            elif (settled := verdict(chat, selection.select, self._replica_id)) is not None:
+                self.selections.settle(selection, *settled)
+
+    async def _read_chat(self, chat_id: str) -> Chat | None:
+        """The chat; None if it cannot be told whose it is.
+
+        A store that fails here is answered like an unknown chat, with `not_owner`: of all reasons the one on which the
+        other replica asks its own store again and then dials again.
+        """
+        async with self._lookups:
+            try:
+                return await self._store.read_chat(chat_id)
+            except (ChatNotFound, StoreError):
+                return None

@@ -1,0 +1,412 @@
+"""One viewer: what it gets, in which order, and what leaves with it."""
+
+from __future__ import annotations
+
+import gc
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from relaytrio._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
+from relaytrio._protocol import wire
+from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
+from relaytrio._protocol.events import (
+    CaughtUp,
+    Degraded,
+    HistoryReset,
+    MessageEvent,
+    MessagePart,
+    MessageRef,
+    PreviewReset,
+    RetryState,
+    Status,
+)
+from relaytrio.stores._base import View
+from relaytrio.stores.memory import MemoryStore
+from relaytrio.testing import check_stream, text_burst
+from tests.scene import HERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
+
+
+async def test_a_viewer_gets_history_state_and_local_parts_in_order(autojump_clock: MockClock) -> None:
+    """History, queue, status, caught_up, then live parts, then the message: the whole of a turn."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, CaughtUp)
+            assert ["message", "queue_update", "status", "caught_up"] == kinds(events)
+            scene.make_parts(episode, "a", "b")
+            events += await until(subscription, MessagePart, seq=2)
+            scene.make_parts(episode, "c")
+            scene.log(episode).seal()
+            await scene.finish("abc")
+            events += await until(subscription, Status, status="waiting")
+        assert ["a", "b", "c"] == texts(events)
+        assert ["message_part", "message", "status"] == kinds(events)[-3:]
+        check_stream(events)
+
+
+async def test_last_parts_go_before_the_message(autojump_clock: MockClock) -> None:
+    """LAST_PARTS: rows that are here when the turn ends are seen before its message, however late the viewer reads."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.make_parts(episode, *"abcdef")
+            scene.log(episode).seal()
+            await scene.finish("abcdef")
+            events = await until(subscription, MessageEvent)
+        assert list("abcdef") == texts(events)
+
+
+async def test_a_resumed_viewer_gets_exactly_the_rest(autojump_clock: MockClock) -> None:
+    """CATCH_UP: no message and no part that the cursor covers is sent again."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        scene.make_parts(episode, *"aaaaaa")
+        for seen in range(1, 6):
+            async with scene.subscribe() as subscription:
+                await until(subscription, MessagePart, seq=seen)
+                cursor = subscription.cursor
+            async with scene.subscribe(cursor) as subscription:
+                events = await at_hand(subscription)
+            assert list(range(seen + 1, 7)) == seqs(events)
+            assert "message" not in kinds(events)
+
+
+async def test_a_cursor_is_the_same_in_frames_as_in_events(autojump_clock: MockClock) -> None:
+    """Ready frames hold the same events, and their cursor is that of their last one."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        scene.make_parts(episode, *"abc")
+        async with scene.subscribe() as one, scene.subscribe() as other:
+            events = await at_hand(one)
+            framed = []
+            with trio.move_on_after(1):
+                async for frame in other.frames():
+                    framed += wire.decode_frame(frame.data)
+                    assert frame.cursor == framed[-1].cursor == other.cursor
+        assert [wire.encode_event(event) for event in events] == [wire.encode_event(event) for event in framed]
+
+
+async def test_after_message_id_catches_up_without_repeats(autojump_clock: MockClock) -> None:
+    """A viewer that knows an id only gets what follows it, and a whole cursor."""
+    async with open_scene() as scene:
+        await scene.acquire(HERE)
+        async with scene.subscribe(after_message_id=1) as subscription:
+            events = await until(subscription, CaughtUp)
+        assert ["queue_update", "status", "caught_up"] == kinds(events)
+        assert events[-1].cursor.startswith("1-")
+        assert events[-1].cursor != "1-"
+
+
+async def test_history_comes_in_pages_and_rows_after_all_of_it(autojump_clock: MockClock) -> None:
+    """More messages than a page holds are all sent, by id, before any row of the live episode."""
+    async with open_scene(page_messages=3) as scene:
+        for number in range(4):
+            await scene.acquire(HERE)
+            await scene.finish(f"answer {number}")
+            await scene.send(f"question {number}")
+        episode = await scene.acquire(HERE)
+        scene.make_parts(episode, "a")
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, MessagePart)
+        assert list(range(1, 10)) == [event.message.id for event in events if isinstance(event, MessageEvent)]
+        assert ["queue_update", "status", "caught_up", "message_part"] == kinds(events)[-4:]
+        check_stream(events)
+
+
+async def test_a_commit_between_subscribe_and_read_is_seen_once(autojump_clock: MockClock) -> None:
+    """SUBSCRIBE_FIRST: hints are listened to before the first read."""
+
+    class Committing(MemoryStore):
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            view = await super().read_view(chat_id, base)
+            if scene.runs == 0:
+                await scene.acquire(HERE)
+                await scene.finish("quick")
+            return view
+
+    async with open_scene() as scene:
+        late = Committing()
+        late.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=late)
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, Status, status="waiting")
+        assert [1, 2] == [event.message.id for event in events if isinstance(event, MessageEvent)]
+
+
+async def test_lost_hints_change_nothing_but_timing(autojump_clock: MockClock) -> None:
+    """NO_LOSS: the poll finds what no hint announced, within one interval."""
+    async with open_scene() as scene:
+        scene.announcing = False
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            await scene.acquire(HERE)
+            await scene.finish("unheard")
+            started = trio.current_time()
+            events = await until(subscription, Status, status="waiting")
+            assert trio.current_time() - started <= scene.replica.settings.poll_seconds
+        assert [2] == [event.message.id for event in events if isinstance(event, MessageEvent)]
+
+
+async def test_an_edit_below_the_cursor_resets_the_history(autojump_clock: MockClock) -> None:
+    """A viewer whose last message was deleted is told where to cut, and gets what stands now."""
+    async with open_scene() as scene:
+        await scene.acquire(HERE)
+        await scene.finish("first answer")
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, CaughtUp)
+            await scene.apply(EditMessage(message_id=1, content=[{"type": "text", "text": "better"}]))
+            events += await until(subscription, Status, status="running")
+        resets = [event for event in events if isinstance(event, HistoryReset)]
+        assert [0] == [reset.after_id for reset in resets]
+        assert [1, 2, 3] == [event.message.id for event in events if isinstance(event, MessageEvent)]
+        check_stream(events)
+
+
+async def test_a_cursor_of_another_life_of_the_store_starts_over(autojump_clock: MockClock) -> None:
+    """A stamp that the store does not know: all of the history, after a reset."""
+    async with open_scene() as scene:
+        async with scene.subscribe("1-other") as subscription:
+            events = await until(subscription, CaughtUp)
+        assert ["history_reset", "message"] == kinds(events)[:2]
+
+
+async def test_a_failed_attempt_is_reset_and_the_next_begins_at_one(autojump_clock: MockClock) -> None:
+    """A late joiner during the delay sees the retry and no part; who saw parts is told they are void."""
+    async with open_scene() as scene:
+        first = await scene.acquire(HERE)
+        scene.make_parts(first, "x", "y")
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, MessagePart, seq=2)
+            scene.log(first).seal()
+            retry = RetryState(attempt=1, delay_seconds=2.0, error="busy")
+            await scene.apply(RecordRetry(run_id="run1", token="t1", retry=retry))
+            events += await until(subscription, PreviewReset)
+            assert ["status", "retry", "preview_reset"] == kinds(events)[-3:]
+            assert "new_attempt" == getattr(events[-1], "reason", None)
+            async with scene.subscribe() as late:
+                joined = await at_hand(late)
+            assert "retry" in kinds(joined)
+            assert [] == texts(joined)
+            await scene.apply(BeginAttempt(run_id="run1", token="t2"))
+            second = await scene.live_episode()
+            scene.parts.make("c", second)
+            scene.make_parts(second, "z")
+            events += await until(subscription, MessagePart, seq=1)
+            async with scene.subscribe() as after:
+                assert "retry" not in kinds(await at_hand(after))
+        assert ["x", "y", "z"] == texts(events)
+        check_stream(events)
+
+
+async def test_a_stop_during_the_delay_does_not_bring_the_failed_parts_back(autojump_clock: MockClock) -> None:
+    """SUPERSEDED: after its failure was announced, no part of an attempt, however the status goes on."""
+    async with open_scene() as scene:
+        first = await scene.acquire(HERE)
+        scene.make_parts(first, "x", "y")
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, MessagePart, seq=2)
+            scene.log(first).seal()
+            retry = RetryState(attempt=1, delay_seconds=2.0, error="busy")
+            await scene.apply(RecordRetry(run_id="run1", token="t1", retry=retry))
+            events += await until(subscription, PreviewReset)
+            await scene.apply(Interrupt())
+            events += await at_hand(subscription)
+            async with scene.subscribe(subscription.cursor) as resumed:
+                assert [] == texts(await at_hand(resumed))
+            await scene.apply(FinishInterruption(run_id="run1", token="t2", messages=(assistant("xy"),)))
+            events += await until(subscription, Status, status="waiting")
+        assert ["x", "y"] == texts(events)
+        check_stream(events)
+
+
+async def test_a_slow_viewer_is_told_what_it_missed(autojump_clock: MockClock) -> None:
+    """GAPS_ARE_TOLD, BOUNDED: past the log's limit the oldest rows go, and the viewer goes on where rows are left."""
+    async with open_scene(part_log_bytes=20_000, burst_bytes=1_000) as scene:
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            events = await until(subscription, CaughtUp)
+            await wait_all_tasks_blocked()
+            for number in range(1_000):
+                scene.make_parts(episode, str(number))
+                if number % 20 == 0:
+                    await wait_all_tasks_blocked()
+            scene.log(episode).seal()
+            await scene.finish("all")
+            events += await until(subscription, Status, status="waiting")
+        resets = [event for event in events if isinstance(event, PreviewReset)]
+        assert ["truncated"] * len(resets) == [reset.reason for reset in resets]
+        assert resets
+        assert 1_000 == seqs(events)[-1]
+        check_stream(events)
+
+
+async def test_a_viewer_that_never_reads_delays_nobody(autojump_clock: MockClock) -> None:
+    """DIAL_IS_ASIDE: others get everything, and leaving is prompt."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe(), scene.subscribe() as other:
+            for number in range(100):
+                scene.make_parts(episode, str(number))
+                await wait_all_tasks_blocked()
+            events = await at_hand(other)
+        assert 100 == len(texts(events))
+
+
+async def test_parts_before_the_status_that_announces_them(autojump_clock: MockClock) -> None:
+    """Rows of a newer episode stay in their log and make watch look: no hint is needed on the worker's own replica."""
+    async with open_scene() as scene:
+        scene.announcing = False
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            episode = await scene.acquire(HERE)
+            scene.make_parts(episode, "a")
+            events = await at_hand(subscription)
+        assert ["status", "message_part"] == kinds(events)
+
+
+async def test_no_row_after_the_turn_ended(autojump_clock: MockClock) -> None:
+    """SUPERSEDED: rows that come after the message of their episode reach nobody."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            await scene.finish("done")
+            await until(subscription, Status, status="waiting")
+            scene.make_parts(episode, "late")
+            assert [] == await at_hand(subscription, 3600.0)
+
+
+async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: MockClock) -> None:
+    """A store that fails for a while is told as degraded, and what happened meanwhile comes afterwards."""
+
+    class Failing(MemoryStore):
+        failing = False
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if self.failing:
+                raise StoreUnavailable("no answer")
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Failing()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            store.failing = True
+            await scene.acquire(HERE)
+            await until(subscription, Degraded, what="store", ok=False)
+            await trio.sleep(60)
+            store.failing = False
+            events = await at_hand(subscription, 60)
+        assert {"degraded", "status"} == set(kinds(events))
+        assert [True] == [event.ok for event in events if isinstance(event, Degraded)]
+
+
+async def test_a_deleted_chat_ends_the_stream(autojump_clock: MockClock) -> None:
+    """The viewer is told so, and an unknown chat is refused at the door."""
+    async with open_scene() as scene:
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            await scene.memory.delete_chat("c")
+            scene.hints.announce_deleted("c")
+            with pytest.raises(ChatDeleted):
+                await at_hand(subscription, 5)
+        with pytest.raises(ChatNotFound):
+            async with scene.subscribe():
+                pass
+
+
+async def test_an_exception_of_the_body_leaves_as_it_is(autojump_clock: MockClock) -> None:
+    """Not in a group, and with its own context."""
+    async with open_scene() as scene:
+        context = KeyError("context")
+        with pytest.raises(ValueError, match="mine") as caught:
+            async with scene.subscribe():
+                try:
+                    raise context
+                except KeyError:
+                    raise ValueError("mine")  # noqa: B904 - its context is what is looked at
+        assert context is caught.value.__context__
+
+
+async def test_a_failure_of_the_engine_leaves_as_one_exception_of_ours(autojump_clock: MockClock) -> None:
+    """The body is cancelled, and told why when it leaves."""
+
+    class Broken(MemoryStore):
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if scene.runs:
+                raise ZeroDivisionError
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Broken()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        with pytest.raises(SubscriptionFailed) as caught:
+            async with scene.subscribe() as subscription:
+                await scene.acquire(HERE)
+                await at_hand(subscription, 3600)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+async def test_the_callers_cancellation_is_not_swallowed(autojump_clock: MockClock) -> None:
+    """A cancelled viewer is cancelled, not told of a failure."""
+    async with open_scene() as scene:
+        with trio.move_on_after(1) as scope:
+            async with scene.subscribe() as subscription:
+                async for _ in subscription:
+                    pass
+        assert scope.cancelled_caught
+
+
+async def test_leaving_leaves_nothing(autojump_clock: MockClock) -> None:
+    """NO_LEAK: no task, no hint listener, no log reader is left, whatever the viewer was doing."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(3):
+            async with scene.subscribe() as subscription:
+                scene.make_parts(episode, "a")
+                await until(subscription, MessagePart)
+        await wait_all_tasks_blocked()
+        assert before == trio.lowlevel.current_statistics().tasks_living
+        assert 0 == len(scene.hints)
+        assert {} == scene.parts._row_wakes
+        assert {} == scene.parts._chat_wakes
+        gc.collect()
+
+
+async def test_two_readers_of_one_subscription_are_refused(autojump_clock: MockClock) -> None:
+    """A stream has one reader; another is a mistake of the caller."""
+    async with open_scene() as scene, scene.subscribe() as subscription:
+        await until(subscription, CaughtUp)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.__anext__)
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await subscription.__anext__()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_subscription_that_was_left_is_closed(autojump_clock: MockClock) -> None:
+    """Reading on after the context is `trio.ClosedResourceError`."""
+    async with open_scene() as scene:
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+        with pytest.raises(trio.ClosedResourceError):
+            await subscription.__anext__()
+
+
+async def test_a_part_of_any_text_passes_through_unchanged(autojump_clock: MockClock) -> None:
+    """Nothing is decoded on the way: what the worker encoded is what the viewer gets."""
+    odd = ["\n", ",\n", '"}],\n[{"', "\u2028", "", "ä漢😀"]
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        scene.log(episode).append(text_burst(episode, odd).split())
+        async with scene.subscribe() as subscription:
+            assert odd == texts(await at_hand(subscription))

@@ -61,7 +61,7 @@ class Hints:
         pubsub: PubSub | None,
         settings: Settings,
         *,
-        look: Callable[[str], None],
+        look: Callable[[Hint], None],
         random: Callable[[], float],
         logger: logging.Logger,
     ) -> None:
@@ -136,7 +136,7 @@ class Hints:
                 watcher.look()
             else:
                 watcher.hinted(hint.snapshot_version)
-        self._wake_worker(hint.chat_id)
+        self._wake_worker(hint)
 
     def _all(self) -> list[Watcher]:
         return [watcher for watchers in self._watchers.values() for watcher in watchers]

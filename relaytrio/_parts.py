@@ -23,6 +23,7 @@ from ._wakeup import Flag, Wakeup
 
 Key: TypeAlias = tuple[str, Episode]
 Wake: TypeAlias = Callable[[], None]
+Resting: TypeAlias = Callable[[], bool]
 
 
 class PartLog:
@@ -41,9 +42,8 @@ class PartLog:
         """Why the rows before `first_seq` are not here, for readers that have not had them."""
         self.size_bytes = 0
         self.left_alone = Flag()
-        """Set when all fillers but one have left the copy unsealed: the one that is waiting to dial must not wait.
-        Until then several may be waiting."""
-        self._fillers = 0
+        """Set when the last filler that was not resting has left the copy unsealed: the others must dial now."""
+        self._fillers: list[Resting] = []
         self._logs = logs
         self._rows: list[bytes] = []
         self._next_seq = 1
@@ -62,7 +62,7 @@ class PartLog:
     @property
     def ended(self) -> bool:
         """Whether no more rows are to be expected: sealed, or a copy that nobody fills."""
-        return self.sealed or (not self.made_here and self._fillers == 0)
+        return self.sealed or (not self.made_here and not self._fillers)
 
     def append(self, rows: Sequence[bytes]) -> None:
         """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
@@ -184,17 +184,20 @@ class PartLogs:
         return self._new_log(key, made_here=True)
 
     @contextmanager
-    def filling(self, chat_id: str, episode: Episode) -> Iterator[PartLog]:
-        """The copy of a remote episode's log, attended for as long as the context lasts. Several may fill one copy."""
+    def filling(self, chat_id: str, episode: Episode, resting: Resting = lambda: False) -> Iterator[PartLog]:
+        """The copy of a remote episode's log, attended for as long as the context lasts. Several may fill one copy.
+
+        `resting` says whether this filler has no leg and is waiting to dial again.
+        """
         key = (chat_id, episode)
         log = self._logs.get(key) or self._new_log(key, made_here=False)
-        log._fillers += 1
+        log._fillers.append(resting)
         self._ended_at.pop(key, None)
         try:
             yield log
         finally:
-            log._fillers -= 1
-            self._filler_left(log)
+            log._fillers.remove(resting)
+            self._filler_left(log, rested=resting())
 
     @contextmanager
     def watching(self, chat_id: str, episode: Episode, wake: Wake) -> Iterator[None]:
@@ -238,15 +241,16 @@ class PartLogs:
         self._wake(key)
         return log
 
-    def _filler_left(self, log: PartLog) -> None:
+    def _filler_left(self, log: PartLog, *, rested: bool) -> None:
         if log.ended:
             self._ended(log)
-        elif log._fillers == 1:
+        elif not rested and all(resting() for resting in log._fillers):
+            # They lived on the leg of the one that left, whatever their own delays.
             log.left_alone.set()
 
     def _ended(self, log: PartLog) -> None:
         key = (log.chat_id, log.episode)
-        if log._fillers == 0 and self._logs.get(key) is log:
+        if not log._fillers and self._logs.get(key) is log:
             self._ended_at.pop(key, None)
             self._ended_at[key] = self._clock()
             self._forgetting.set()

@@ -123,6 +123,8 @@ class _Target:
         self.scope = trio.CancelScope()
         self.leaving = False
         self.retry = backoff
+        self.resting = False
+        """Waiting to dial again: what comes meanwhile comes by others' legs."""
         self.version = 0
         self.changes = 0
         """Counts what a wait on behalf of the wanted episode must not outlive; see `until_changed`."""
@@ -187,8 +189,11 @@ class _Target:
     def _attend(self, episode: Episode) -> None:
         if episode not in self._attended:
             stack = ExitStack()
-            copy = stack.enter_context(self._params.parts.filling(self._params.chat_id, episode))
+            copy = stack.enter_context(self._params.parts.filling(self._params.chat_id, episode, self._is_resting))
             self._attended[episode] = (copy, stack)
+
+    def _is_resting(self) -> bool:
+        return self.resting
 
     def _change(self) -> None:
         self.changes += 1
@@ -321,9 +326,11 @@ class _Following:
         if copy is None:
             return
         copy.left_alone.clear()
+        target.resting = True  # and still so if it is cancelled here: who never filled leaves nobody alone
         with target.until_changed(target.changes) as scope:
             scope.deadline = trio.current_time() + delay_seconds
             await copy.left_alone.wait()
+        target.resting = False
 
     def _note(self, target: _Target, error: DialError) -> None:
         """One dial or leg failed: log it, and tell the viewer what does not pass by itself or has lasted."""

@@ -134,7 +134,7 @@ async def open_scene(
     memory, parts, dialer = MemoryStore(settings=chosen), PartLogs(chosen), ScriptedDialer()
     store = wrap_store(memory)
     logger = logging.getLogger("relaytrio")
-    hints = Hints(store, pubsub, chosen, look=lambda chat_id: None, random=lambda: 0.5, logger=logger)
+    hints = Hints(store, pubsub, chosen, look=lambda hint: None, random=lambda: 0.5, logger=logger)
     own = MultiReplicaRelay(RelayConfig(dialer=dialer, settings=chosen, random=lambda: 0.999))
     replica = ReplicaParts(
         replica_id=HERE,

@@ -75,8 +75,8 @@ class Flaky:
         await self.inner.aclose()
 
 
-def make_hints(pubsub: PubSub | None, looked: list[str] | None = None) -> Hints:
-    look = (lambda chat_id: None) if looked is None else looked.append
+def make_hints(pubsub: PubSub | None, looked: list[Hint] | None = None) -> Hints:
+    look = (lambda hint: None) if looked is None else looked.append
     return Hints(
         MemoryStore(), pubsub, Settings(), look=look, random=lambda: 0.5, logger=logging.getLogger("relaytrio")
     )
@@ -84,14 +84,14 @@ def make_hints(pubsub: PubSub | None, looked: list[str] | None = None) -> Hints:
 
 async def test_own_transitions_wake_own_watchers_without_any_pubsub(autojump_clock: MockClock) -> None:
     """WITHOUT_PUBSUB: the announcement itself is the wake, for subscriptions and the worker."""
-    looked: list[str] = []
+    looked: list[Hint] = []
     hints, watcher, other = make_hints(None, looked), Watching(), Watching()
     with hints.watching("c", watcher), hints.watching("d", other):
         hints.announce(Chat(id="c", status="running", snapshot_version=7))
         hints.announce_deleted("c")
         assert [7, "look"] == watcher.heard
         assert [] == other.heard
-        assert ["c", "c"] == looked
+        assert ["running", "deleted"] == [hint.status for hint in looked]
         assert 2 == len(hints)
     assert 0 == len(hints)
 

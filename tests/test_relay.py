@@ -463,6 +463,29 @@ async def test_the_last_other_filler_leaves_its_copy_to_who_waits(autojump_clock
             assert 1 == (await second.selected()).after_seq
 
 
+async def test_all_who_lived_on_one_leg_dial_when_it_goes(autojump_clock: MockClock) -> None:
+    """Several may be waiting; and one that leaves while it waits itself wakes nobody."""
+    async with open_scene(dial_retry_seconds=15.0) as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe(), scene.subscribe():
+            failing = [await scene.dialer.next_dial() for _ in range(2)]
+            async with scene.subscribe():
+                leg = (await scene.dialer.next_dial()).complete()
+                for dial in failing:
+                    dial.fail()
+                scene.feed(leg, episode, ["a"])
+                await wait_all_tasks_blocked()
+            started = trio.current_time()
+            again = [await scene.dialer.next_dial() for _ in range(2)]
+            assert started == trio.current_time()
+            async with scene.subscribe():
+                (await scene.dialer.next_dial()).fail()
+                for dial in again:
+                    dial.fail()
+                await wait_all_tasks_blocked()
+            await scene.dialer.no_dial()
+
+
 async def test_two_viewers_fill_one_copy(autojump_clock: MockClock) -> None:
     """Each row counts once, whichever leg brings it first."""
     async with open_scene() as scene:

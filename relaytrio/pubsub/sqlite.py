@@ -4,7 +4,8 @@ A commit is the publication: `publish` has nothing to do. One task, while somebo
 whether another connection has committed (`PRAGMA data_version`: a look at shared memory, done on Trio's thread), and
 only then, in a thread, which chats have changed. Its connection is its own, so it hears this process's store as well.
 
-What that costs while nothing happens: see `POLL_SECONDS`. Must not know: what a change was. Who calls: `derive_pubsub`, and the engine.
+What that costs while nothing happens: see `POLL_SECONDS`. Must not know: what a change was. Who calls:
+`derive_pubsub`, and the engine.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ CLOSE_SECONDS = 10.0
 async def open_sqlite_pubsub(path: str | Path, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[SqlitePubSub]:
     """The hints of the store in this file, which is opened when the first listener comes."""
     pubsub = SqlitePubSub(_absolute(path), poll_seconds)
-    async with BodyNursery(lambda: PubSubUnavailable(f"the watch of {path} failed")) as nursery:
-        nursery.start_soon(pubsub.run)
-        yield pubsub
+    try:
+        async with BodyNursery(lambda: PubSubUnavailable(f"the watch of {path} failed")) as nursery:
+            nursery.start_soon(pubsub.run)
+            yield pubsub
+    finally:
+        await pubsub.aclose()  # when no thread reads any more
 
 
 class SqlitePubSub:
@@ -71,6 +75,8 @@ class SqlitePubSub:
             self._check_open()
             if not self._listeners:
                 await self._start()
+            if self._closed:  # meanwhile, and what was opened for it is still open
+                await self._let_go()
             self._check_open()
             self._listeners.add(listener)
             self._somebody_listens.set()
@@ -89,16 +95,13 @@ class SqlitePubSub:
 
     async def run(self) -> None:
         """Watch the file while somebody listens. Ends by cancellation only."""
-        try:
-            while True:
-                await self._somebody_listens.wait()
-                reason = await self._watch()
-                if reason is not None:
-                    for listener in self._listeners:
-                        listener.fail(reason)
-                    await self._let_go()
-        finally:
-            await self.aclose()
+        while True:
+            await self._somebody_listens.wait()
+            reason = await self._watch()
+            if reason is not None:
+                for listener in self._listeners:
+                    listener.fail(reason)
+                await self._let_go()
 
     async def _start(self) -> None:
         """What is committed from now on is news. If the file cannot be read, the next listener opens it anew."""

@@ -7,6 +7,7 @@ Must not know: what the rows mean. Who calls: `sqlite.py` and `pubsub/sqlite.py`
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -106,6 +107,9 @@ def _check_place(path: Path) -> None:
         raise StoreUnusable(f"the database {path} cannot be made: {path.parent} is no directory")
     if path.is_dir():
         raise StoreUnusable(f"the database {path} cannot be opened: it is a directory")
+    # SQLite finds it out too, but leaves files beside it.
+    if path.exists() and not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreUnusable(f"the database {path} cannot be written")
 
 
 def _connect(path: Path, *, create: bool, busy_seconds: float) -> sqlite3.Connection:

@@ -12,6 +12,9 @@ from ._display import Display as Display
 from ._display import Reconnected as Reconnected
 from ._display import one_line as one_line
 from ._display import text_of as text_of
+from ._one_replica import Reply as Reply
+from ._one_replica import ask as ask
+from ._one_replica import open_test_engine as open_test_engine
 from ._scripted_dialer import ScriptedDial as ScriptedDial
 from ._scripted_dialer import ScriptedDialer as ScriptedDialer
 from ._scripted_dialer import ScriptedLeg as ScriptedLeg

@@ -203,6 +203,7 @@ class StreamChecker:
         self.messages += 1
         self._base_id = message.id
         self._history[message.id] = self._now
+        self._silent = self._now  # the status of the same view says whether anything goes on
 
     def _take_part(self, event: MessagePart) -> None:
         self._check_not_superseded(event.episode)
@@ -225,7 +226,9 @@ class StreamChecker:
             told = f"a part of {episode} after a message of version {last.message.version}"
             self._fail("SUPERSEDED", told, self._last_message)
         if self._silent is not None:
-            self._fail("SUPERSEDED", f"a part of {episode}, but no episode is live", self._silent)
+            self._fail(
+                "SUPERSEDED", f"a part of {episode}, but no status since says that an episode is live", self._silent
+            )
 
     def _take_status(self, event: Status) -> None:
         if event.version < self._version:
@@ -266,6 +269,7 @@ class StreamChecker:
         self._cut_history(event.after_id)
         self._over.clear()  # the store may have been set back: an episode may live again
         self._end_preview()
+        self._silent = self._now
 
     # ------------------------------------------------------------------------------ between the events
 

@@ -78,7 +78,9 @@ class ScriptedDialer:
         self._announce.send_nowait(dial)
         if self._on_dial is not None:
             self._on_dial(dial)
-        leg = await dial._completed()
+        if dial.pending:
+            await dial._until_decided()
+        leg = dial._outcome()
         try:
             yield _FarEnd(leg)
         finally:
@@ -191,10 +193,11 @@ class ScriptedDial:
             trio.lowlevel.reschedule(self._waiter)
             self._waiter = None
 
-    async def _completed(self) -> ScriptedLeg:
-        if self.leg is None and self.error is None:
-            self._waiter = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
+    async def _until_decided(self) -> None:
+        self._waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _outcome(self) -> ScriptedLeg:
         if self.error is not None:
             raise self.error
         if self.leg is None:

@@ -29,6 +29,7 @@ async def background() -> AsyncIterator[trio.Nursery]:
     `TaskFailed`.
     """
     left_by: BaseException | None = None
+    task_failed = False
     failures: BaseExceptionGroup[BaseException] | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -38,10 +39,11 @@ async def background() -> AsyncIterator[trio.Nursery]:
                 left_by = error
                 raise
             finally:
+                task_failed = nursery.cancel_scope.cancel_called
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failures = group
-        error_to_raise = _what_leaves(left_by, group)
+        error_to_raise = _what_leaves(left_by, task_failed, group)
     if failures is not None:
         # Outside of the handler: an error that left the body keeps its own context.
         try:
@@ -50,10 +52,14 @@ async def background() -> AsyncIterator[trio.Nursery]:
             del error_to_raise, left_by, failures  # no cycles through this frame
 
 
-def _what_leaves(left_by: BaseException | None, failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    if left_by is not None and not isinstance(left_by, trio.Cancelled):
-        return left_by
-    faults = failures.split(trio.Cancelled)[1]
+def _what_leaves(
+    left_by: BaseException | None, task_failed: bool, failures: BaseExceptionGroup[BaseException]
+) -> BaseException:
+    # A task that failed has cancelled the body: no `Cancelled` of ours may get out.
+    own = _without_cancelled(left_by) if task_failed and left_by is not None else left_by
+    if own is not None:
+        return own
+    faults = _without_cancelled(failures)
     if faults is None:
         return left_by or failures
     fault = first_of(faults)
@@ -64,10 +70,15 @@ def _what_leaves(left_by: BaseException | None, failures: BaseExceptionGroup[Bas
     return failed
 
 
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain exception in a group of groups."""
-    first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+def _without_cancelled(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first plain exception in a group of groups; what is none is its own."""
+    return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def run_until_lost(*tasks: Callable[[], Awaitable[None]]) -> str:

@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
-from wsproto.events import BytesMessage
+from wsproto.events import BytesMessage, CloseConnection
+from wsproto.utilities import LocalProtocolError
 
 from relaytrio._dialer import Dialer, DialRequest, Leg, LegEnd
 from relaytrio._errors import (
@@ -170,7 +171,13 @@ async def cluster(
         with to_test, peers:
             remote = Remote(nursery, accept, lockstep)
             dialer = make_dialer(remote, forward_headers=forward_headers, address=address, settings=settings)
-            yield Cluster(remote, dialer, requests, peers)
+            try:
+                yield Cluster(remote, dialer, requests, peers)
+            except BaseException as error:
+                # It would be taken for ours below, and the test for one that passed.
+                if isinstance(error, trio.Cancelled):
+                    raise AssertionError("cancelled, and nobody did it") from error
+                raise
             await wait_all_tasks_blocked()
             assert remote.all_closed
         nursery.cancel_scope.cancel()
@@ -489,6 +496,31 @@ async def test_a_peer_that_leaves_during_the_handshake(when: str, autojump_clock
     assert trio.current_time() == start
 
 
+async def test_a_connection_that_is_reset_during_the_handshake(autojump_clock: MockClock) -> None:
+    """A plain error, at once, also where the system calls it broken."""
+    broken = trio.BrokenResourceError()
+
+    class Reset(Watched):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            raise broken
+
+    start, closed = trio.current_time(), list[trio.abc.Stream]()
+    stream = Reset(memory_stream_pair()[0], closed)
+
+    async def open_stream(host: str, port: int) -> trio.abc.Stream:
+        return stream
+
+    made = WebSocketDialer(
+        resolve=_resolved, replica_id=lambda: HERE, secret=SECRET, settings=Settings(), open_stream=open_stream
+    )
+    error = await fails(made)
+    assert type(error) is DialError
+    assert "closed" in str(error)
+    assert trio.current_time() == start
+    assert closed
+
+
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\x00b", "☃", "\x7f"])
 async def test_a_forwarded_value_that_no_header_can_have_is_not_sent(value: str) -> None:
     """It can smuggle nothing; the error names the header, not the value."""
@@ -753,8 +785,31 @@ async def test_frames_that_are_too_large_one_after_the_other_lose_the_leg() -> N
     async with cluster(settings=settings) as made, made.dial() as (leg, peer):
         frames = [peer.connection._wsproto.send(BytesMessage(letter * 1001)) for letter in (b"x", b"y")]
         await peer.connection._stream.send_all(b"".join(frames))
+        with pytest.raises(LegLost, match="failed"):
+            await anext(aiter(leg))
+
+
+async def test_an_endless_frame_takes_no_memory() -> None:
+    """Saturation: a frame that never ends is given up at the limit, before it is whole."""
+    async with cluster(settings=Settings(leg_frame_bytes=10_000)) as made, made.dial() as (leg, peer):
+        with pytest.raises((trio.BrokenResourceError, LocalProtocolError)):
+            for _ in range(20):
+                piece = peer.connection._wsproto.send(BytesMessage(b"x" * 1000, message_finished=False))
+                await peer.connection._stream.send_all(piece)
+                await wait_all_tasks_blocked()
         with pytest.raises(LegLost):
             await anext(aiter(leg))
+
+
+async def test_a_send_on_a_closing_websocket_is_a_broken_one() -> None:
+    """Whatever state the library is in, it ends the connection and crashes nothing."""
+    async with cluster() as made, made.dial() as (_, peer):
+        frames = WebSocketFrames(peer.connection, peer.connection._stream)
+        peer.connection._wsproto.send(CloseConnection(1000))
+        with pytest.raises(trio.BrokenResourceError):
+            await frames.send("[]")
+        await frames.aclose_forcefully()
+        await frames.aclose_forcefully()
 
 
 @pytest.mark.parametrize("how", ["close", "going away", "cut"])

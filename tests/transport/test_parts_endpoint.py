@@ -30,6 +30,7 @@ from relaytrio._protocol.wire import (
 from relaytrio._settings import Settings
 from relaytrio.stores._base import Store
 from relaytrio.transport import _selections
+from relaytrio.transport._selections import Selections
 from relaytrio.transport._tasks import TaskFailed
 from relaytrio.transport.grants import (
     GRANT_HEADER,
@@ -66,6 +67,7 @@ class Chats:
     def __init__(self) -> None:
         self.chat: Chat | Exception = ChatNotFound("no chat")
         self.reads = 0
+        self.reading = 0
         self.gate = trio.Event()
         self.gate.set()
 
@@ -81,7 +83,11 @@ class Chats:
 
     async def read_chat(self, chat_id: str) -> Chat:
         self.reads += 1
-        await self.gate.wait()
+        self.reading += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.reading -= 1
         if isinstance(self.chat, Exception):
             raise self.chat
         return self.chat
@@ -598,6 +604,7 @@ async def test_a_read_for_what_is_not_selected_any_more_is_cancelled(endpoint: E
         await wait_all_tasks_blocked()
         peer.select(NEXT) if again == "select" else peer.say(Release(1))
         await wait_all_tasks_blocked()
+        assert endpoint.chats.reading == 0
         endpoint.chats.gate.set()
         await peer.nothing_comes()
 
@@ -856,6 +863,16 @@ async def test_more_legs_than_a_connection_has_end_it(endpoint: Endpoint, monkey
         await peer.nothing_comes()
         peer.select(leg=5)
         await endpoint.ends("more than 5 legs")
+
+
+async def test_legs_that_come_and_go_behind_a_stalled_send_take_no_room(endpoint: Endpoint) -> None:
+    """Saturation: a peer that reads nothing cannot fill the list of those whose turn it is."""
+    endpoint.log(1)
+    selections = Selections(endpoint.parts, burst_bytes=1000, wake=lambda: None)
+    for leg in range(1000):
+        selections.add(Select(leg, "chat", EPISODE, 0, ""))
+        selections.release(leg)
+    assert (len(selections), len(selections._ready), endpoint.watched) == (0, 0, 0)
 
 
 async def test_a_flood_of_selects_of_one_leg_takes_no_room(endpoint: Endpoint) -> None:

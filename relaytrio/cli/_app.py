@@ -1,0 +1,70 @@
+"""The commands, by name, and how one of them is run: arguments in, exit status out.
+
+It decides what a person's mistake looks like: one line on stderr and an exit status (`_status.py`), no traceback.
+A command is loaded when it is named. Must not know: what any command does. Who calls: `relaytrio/__main__.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from .._engine import VERSION
+from ._output import fault
+from ._status import HELD, INTERRUPTED, USAGE, status_of
+
+COMMANDS = {
+    "check": "relaytrio.cli._check:check",
+    "demo": "relaytrio.cli._demo:demo",
+    "serve": "relaytrio.cli._serve:serve",
+    "send": "relaytrio.cli._send:send",
+    "tail": "relaytrio.cli._tail:tail",
+}
+"""Each is an async function that returns its exit status (None: 0)."""
+
+
+def make_app() -> App:
+    """The command line."""
+    app = App(
+        name="relaytrio",
+        help="One stream per viewer for chat backends on several replicas.",
+        version=VERSION,
+        backend="trio",
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, where in COMMANDS.items():
+        app.command(where, name=name)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit status; what a person did wrong is a line on stderr."""
+    try:
+        status = make_app()(list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        fault(f"{' '.join(str(error).split())} See: relaytrio --help")
+        return USAGE
+    except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
+        told = status_of(error)
+        if told is None:
+            raise
+        return _leave(*told)
+    return HELD if status is None else int(status)
+
+
+def _leave(status: int, lines: Sequence[str]) -> int:
+    """Say what there is to say. Nothing may be left in stdout's buffer: nobody may be there to read it."""
+    for line in lines:
+        fault(line)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if status == INTERRUPTED:
+        print(file=sys.stderr)
+    return status

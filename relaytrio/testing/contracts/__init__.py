@@ -1,0 +1,19 @@
+"""What every store and every notifier has to do, as tests. An author of one runs them with a short subclass:
+
+    class TestMyStore(StoreContract):
+        @asynccontextmanager
+        async def open(self, settings: Settings) -> AsyncIterator[Store]:
+            async with open_my_store(..., settings=settings) as store:
+                yield store
+
+They need pytest and pytest-trio.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{module}" for module in ("_kit", "_store_owners", "_store_reads", "_store_writes", "pubsub"))
+)
+
+from .pubsub import PubSubContract as PubSubContract  # noqa: E402
+from .store import StoreContract as StoreContract  # noqa: E402

@@ -1,0 +1,150 @@
+"""The routes that stay open: a viewer's stream, by WebSocket or SSE, and the parts endpoint between replicas.
+
+All that can be refused is refused before the upgrade, with an HTTP status and a problem; but a malformed cursor, which
+a browser could not tell from a network that fails: its WebSocket is accepted and closed with 4006.
+
+Must not know: how a connection is kept (`_viewer.py`), what the parts endpoint does. Who calls: the routes of asgi.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from .._errors import InvalidCursor, NotAllowed, RelaytrioError
+from .._subscription import Subscription
+from ._answers import refusal
+from ._authorize import Authorize, principal_of
+from ._peer_websocket import PeerConnection
+from ._problems import RouteNotFound
+from ._reading import chat_id_of, position_of
+from ._viewer import NOT_ALLOWED, PROTOCOL_ERROR, Ending, Outlet, Viewer
+from ._viewer_sse import HEADERS, EventStreamOutlet
+from ._viewer_websocket import WebSocketOutlet
+from .parts_endpoint import authorize_peer, serve_parts
+
+if TYPE_CHECKING:
+    from .._engine import Engine
+
+_logger = logging.getLogger("relaytrio.http")
+
+
+class Streams:
+    """The handlers for one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        authorize: Authorize | None,
+        *,
+        recheck_seconds: float | None,
+        random: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._authorize = authorize
+        self._recheck_seconds = recheck_seconds
+        self._random = random
+
+    async def by_websocket(self, websocket: WebSocket) -> None:
+        """`GET /v1/chats/{id}/stream` with an upgrade."""
+        outlet = WebSocketOutlet(websocket, self._engine.settings)
+        try:
+            subscription = await self._subscription(websocket)
+            await self._viewer(websocket, outlet).serve(subscription)
+        except InvalidCursor:
+            await outlet.open()
+            await outlet.finish(Ending(PROTOCOL_ERROR, "invalid-cursor"))
+        except (RelaytrioError, HTTPException) as error:
+            await _deny(websocket, error)
+
+    async def by_sse(self, request: Request) -> Response:
+        """`GET /v1/chats/{id}/stream` without one."""
+        subscription = await self._subscription(request)
+        if request.method == "HEAD":
+            await self._engine.get_chat(subscription.chat_id)
+            return Response(headers={name.decode(): value.decode() for name, value in HEADERS})
+        return _EventStream(lambda outlet: self._viewer(request, outlet).serve(subscription))
+
+    async def parts(self, websocket: WebSocket) -> None:
+        """`GET /relay/v1/parts`: only for replicas that have the cluster's secret."""
+        engine = self._engine
+        try:
+            if engine.secret is None:
+                raise RouteNotFound("this replica has no secret, so that it serves no others")
+            source = authorize_peer(
+                websocket.headers, secret=engine.secret, replica_id=engine.replica_id, now=time.time()
+            )
+        except RelaytrioError as error:
+            await _deny(websocket, error)
+            return
+        await websocket.accept()
+        connection = PeerConnection(websocket)
+        reason = await serve_parts(
+            connection,
+            parts=engine.parts,
+            store=engine.store,
+            replica_id=engine.replica_id,
+            secret=engine.secret,
+            source=source,
+            settings=engine.settings,
+        )
+        _logger.debug("the connection of replica %s ended: %s", source, reason)
+        await connection.say_going_away()
+
+    async def nowhere(self, websocket: WebSocket) -> None:
+        """Any other path, with an upgrade."""
+        await _deny(websocket, RouteNotFound("there is nothing at this path"))
+
+    async def _subscription(self, connection: HTTPConnection) -> Subscription:
+        """The subscription of a viewer who may have it, not yet entered."""
+        chat_id = chat_id_of(connection)
+        await principal_of(self._authorize, connection, chat_id, "stream")
+        return self._engine.subscribe(chat_id, cursor=position_of(connection), headers=connection.headers)
+
+    def _viewer(self, connection: HTTPConnection, outlet: Outlet) -> Viewer:
+        return Viewer(
+            outlet,
+            settings=self._engine.settings,
+            drain_started=self._engine.drain_started,
+            recheck=lambda: self._recheck(connection),
+            random=self._random,
+        )
+
+    async def _recheck(self, connection: HTTPConnection) -> Ending:
+        """Ask again whether the viewer may see this, every `recheck_seconds`, until the answer is no."""
+        if self._recheck_seconds is None:
+            await trio.sleep_forever()
+        while True:
+            await trio.sleep(self._recheck_seconds)
+            try:
+                await principal_of(self._authorize, connection, chat_id_of(connection), "stream")
+            except (NotAllowed, HTTPException):
+                return Ending(NOT_ALLOWED, "not allowed any more")
+
+
+class _EventStream(Response):
+    """An answer that goes on until the stream ends. What is refused when it begins is a problem like any other."""
+
+    def __init__(self, serve: Callable[[Outlet], Awaitable[None]]) -> None:
+        super().__init__()
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(EventStreamOutlet(receive, send))
+
+
+async def _deny(websocket: WebSocket, error: RelaytrioError | HTTPException) -> None:
+    """Refuse the upgrade: with a status and a problem, where the server can do that."""
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(refusal(error))
+    else:
+        await websocket.close()

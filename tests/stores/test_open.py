@@ -1,0 +1,81 @@
+"""From a URL to a store, or to an error that says what is wrong with the URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relaytrio._errors import ConfigurationError
+from relaytrio.stores import MemoryStore, SqliteStore, open_store
+from relaytrio.stores._open import SqlitePlace, parse_url
+
+
+async def test_memory_is_new_each_time() -> None:
+    """Two stores of `memory://` have nothing to do with each other."""
+    async with open_store("memory://") as first, open_store("memory://") as second:
+        assert isinstance(first, MemoryStore)
+        assert first is not second
+        assert "memory://" == first.url
+
+
+async def test_sqlite_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its absolute path, or in the working directory; the options count."""
+    monkeypatch.chdir(tmp_path)
+    for url in (f"sqlite:///{tmp_path}/a.db?synchronous=full", "sqlite:///a.db?synchronous=FULL"):
+        async with open_store(url) as store:
+            assert isinstance(store, SqliteStore)
+            assert (tmp_path / "a.db", f"sqlite:///{tmp_path}/a.db") == (store.path, store.url)
+            assert (2,) == store._connection.execute("PRAGMA synchronous").fetchone()
+
+
+async def test_the_argument_outranks_the_url(tmp_path: Path) -> None:
+    """What the program says counts more than what its configuration says."""
+    async with open_store(f"sqlite:///{tmp_path}/a.db?synchronous=full", synchronous="NORMAL") as store:
+        assert isinstance(store, SqliteStore)
+        assert (1,) == store._connection.execute("PRAGMA synchronous").fetchone()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("memory://", None),
+        ("sqlite:///relative.db", SqlitePlace("relative.db", "NORMAL")),
+        ("sqlite:////var/lib/chat.db", SqlitePlace("/var/lib/chat.db", "NORMAL")),
+        ("sqlite:///my%20chats%3F.db", SqlitePlace("my chats?.db", "NORMAL")),
+    ],
+)
+def test_what_urls_name(url: str, place: SqlitePlace | None) -> None:
+    """Three slashes for a relative path, four for an absolute one."""
+    assert place == parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("", "no scheme"),
+        ("chat.db", "no scheme"),
+        ("mysql://me:hunter2@host/db", "mysql"),
+        ("postgresql://me:hunter2@host/db", "PostgreSQL"),
+        ("postgres://me:hunter2@host/db", "PostgreSQL"),
+        ("memory://name", "memory://name"),
+        ("memory:", "memory://"),
+        ("sqlite://", "sqlite:///relative.db"),
+        ("sqlite:///", "sqlite:///relative.db"),
+        ("sqlite://me:hunter2@host/chat.db", "sqlite://host/chat.db"),
+        ("sqlite:///chats/", "sqlite:///chats/"),
+        ("sqlite:///chat.db#part", "sqlite:///chat.db"),
+        ("sqlite:///:memory:", "use memory://"),
+        ("sqlite:///chat.db?synchronous=OFF", "synchronous must be NORMAL or FULL"),
+        ("sqlite:///chat.db?synchronous=", "synchronous must be NORMAL or FULL"),
+        ("sqlite:///chat.db?mode=ro", "unknown option: mode"),
+        ("sqlite:///chat%00.db", "sqlite:///relative.db"),
+        ("sqlite://[/chat.db", "malformed"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_said(url: str, named: str) -> None:
+    """One error that names what is wrong, and never a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_url(url)
+    assert named in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -11,7 +11,7 @@ the presence (`found_dead`, `cancel_all_runs`, `owned_looked`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 
@@ -78,6 +78,10 @@ class Worker:
         self._released = Flag()
         """Set whenever a chat is let go."""
         self._nursery: trio.Nursery | None = None
+        """Where runs live; None while none may begin."""
+        self._stopping = trio.CancelScope()
+        """Cancelled when a run failed as none may: the others still hand their chats over."""
+        self._failures: list[Exception] = []
         self._store_answers = True
 
     @property
@@ -129,7 +133,7 @@ class Worker:
         for row in owned:
             if row.run_id not in running and row.chat_id not in self._busy and self._nursery is not None:
                 self._busy.add(row.chat_id)
-                self._nursery.start_soon(self._let_go, row)
+                self._nursery.start_soon(self._guard, self._let_go, row)
 
     async def drain(self) -> None:
         """Acquire nothing more, give responders `grace_seconds` to finish, then cancel them. Returns when no chat is
@@ -157,8 +161,15 @@ class Worker:
     async def run(self) -> None:
         """Acquire chats and run them, until cancelled. Cancelled, it hands its chats over.
 
-        It cannot end before its responders have: one that swallows `trio.Cancelled` for ever holds it up for ever.
+        It cannot end before its responders have: one that swallows `trio.Cancelled` for ever holds it up for ever. If
+        the engine itself fails in a run, it hands the other chats over too, and raises that.
         """
+        with self._stopping:
+            await self._run()
+        if self._failures:
+            raise self._failures[0]
+
+    async def _run(self) -> None:
         # The shield gets its deadline with the cancellation that it holds off (`_acquire_until_cancelled`).
         shelter = trio.CancelScope(shield=True)
         closing = trio.Event()
@@ -168,6 +179,13 @@ class Worker:
                     self._nursery = runs
                     nursery.start_soon(self._acquire_until_cancelled, shelter, closing)
                     await closing.wait()
+
+    async def _guard(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        try:
+            await task(*args)
+        except Exception as failure:
+            self._failures.append(failure)
+            self._stopping.cancel()
 
     async def _acquire_until_cancelled(self, shelter: trio.CancelScope, closing: trio.Event) -> None:
         try:
@@ -240,7 +258,7 @@ class Worker:
         run = self._runs[chat.id] = Run(self._place, chat, leaving=self.draining)
         self._tell(chat)
         assert self._nursery is not None, "chats are only acquired while runs can live"
-        self._nursery.start_soon(run.live, name=f"run {run.run_id} of chat {chat.id}")
+        self._nursery.start_soon(self._guard, run.live, name=f"run {run.run_id} of chat {chat.id}")
 
     def _run_ended(self, chat_id: str, run_id: str) -> None:
         run = self._runs.get(chat_id)

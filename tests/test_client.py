@@ -348,7 +348,9 @@ class Cluster:
 
     async def open_stream(self, host: str, port: int) -> trio.abc.Stream:
         self.dials.append(host)
-        await (trio.sleep_forever() if host in self.hanging else trio.lowlevel.checkpoint())
+        await trio.lowlevel.checkpoint()
+        if host in self.hanging:
+            await trio.sleep_forever()
         if host in self.unreachable:
             raise OSError("unreachable")
         ours, theirs = memory_stream_pair()
@@ -429,6 +431,7 @@ async def test_a_lost_connection_is_replaced_from_its_cursor(autojump_clock: Moc
         await replica.send(event(2))
         assert event(1) == await anext(stream)
         await stream.cut()
+        await wait_all_tasks_blocked()
         assert stream.url is None
         other = await cluster.accept()
         assert ("two", "/v1/chats/c/stream?cursor=2-aaaaa") == (other.host, other.path)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import AnswerTooLarge, RetryableError, TurnOver
-from relaytrio._protocol.chat import Acquire, Create, EditMessage, PromoteQueued, SendMessage
+from relaytrio._protocol.chat import Acquire, Chat, Create, EditMessage, PromoteQueued, SendMessage
 from relaytrio._protocol.content import user_message
 from relaytrio._protocol.events import Episode, RetryState
 from relaytrio._turn import Turn
@@ -182,7 +182,7 @@ async def test_a_queued_message_is_answered_by_the_same_run(autojump_clock: Mock
         await shop.interrupt()
         await until_idle()
         assert ["Acquire", "FinishInterruption", "FinishTurn"] == shop.store.names()
-        first, second = responder.turns
+        second = responder.turns[1]
         assert ["hello", "one", "and then?"] == [message.content[0]["text"] for message in second.messages]
         assert (1, None) == (second.attempt, second.cancelled_by)
         assert [("one", True), ("two", False)] == await shop.answers()
@@ -277,7 +277,7 @@ async def test_a_retryable_error_gives_a_new_attempt_after_a_delay(autojump_cloc
         await until_idle(0.2)
         assert ["Acquire", "RecordRetry", "BeginAttempt", "FinishTurn"] == shop.store.names()
         assert [1, 2] == [turn.attempt for turn in responder.turns]
-        assert [] != responder.turns[1].messages
+        assert 1 == len(responder.turns[1].messages)
         assert [("good", False)] == await shop.answers()
         logs = [shop.log(shop.announced[0]), shop.log(shop.announced[2])]
         assert [["bad"], ["good"]] == [[row["part"]["text"] for row in rows(log)] for log in logs]
@@ -300,9 +300,7 @@ async def test_delays_double_with_full_jitter(autojump_clock: MockClock) -> None
     assert len(set(delays)) == 29
 
 
-@pytest.mark.parametrize(
-    ("told", "expected"), [(-1.0, 0.0), (0, 0.0), (float("inf"), 86400.0), (10**400, 86400.0), (1e9, 86400.0)]
-)
+@pytest.mark.parametrize(("told", "expected"), [(-1.0, 0.0), (0, 0.0), (float("inf"), 86400.0), (1e9, 86400.0)])
 async def test_a_senseless_delay_is_brought_to_reason(autojump_clock: MockClock, told: Any, expected: float) -> None:
     """What a responder says of the time to wait cannot break the run."""
     async with open_workshop(Responder(says(then=RetryableError("x", told)), says("a"))) as shop:
@@ -740,10 +738,14 @@ async def test_a_run_that_lost_its_chat_stops_and_tells_nobody(autojump_clock: M
         assert ["lost"] == refused if hint else [None] == refused
         assert run._own.log.sealed
         assert ["Acquire"] == [
-            type(command).__name__ for command, _ in shop.store.committed if command.run_id == run.run_id
-        ]  # type: ignore[union-attr]
+            type(command).__name__ for command, outcome in shop.store.committed if _of(command) == run.run_id
+        ]
         assert run.run_id not in [chat.run_id for chat in shop.announced]
         assert [] == await shop.answers()
+
+
+def _of(command: Any) -> str | None:
+    return getattr(command, "run_id", None)
 
 
 async def test_a_deleted_chat_is_a_lost_one(autojump_clock: MockClock) -> None:
@@ -889,7 +891,7 @@ async def test_a_transition_is_asked_for_again_with_its_token(
         assert 1 == shop.store.names().count(operation)
         asked = [command for command in shop.store.asked if type(command).__name__ == operation]
         assert len(faults) + 1 == len(asked)
-        assert 1 == len(set(asked))
+        assert [asked[0]] * len(asked) == asked
         shop.check_announced()
 
 
@@ -941,7 +943,7 @@ async def test_generation_goes_on_while_the_store_does_not_answer(autojump_clock
         await shop.create()
         await until_idle()
         shop.store.down = True
-        await until_idle(60)
+        await until_idle(50)
         assert 40 == shop.log(shop.announced[0]).last_seq
         shop.store.down = False
         await until_idle(20)
@@ -1052,7 +1054,12 @@ async def test_the_take_over_of_an_interrupting_chat_runs_no_responder(autojump_
         await _died(shop, 0)
         await shop.interrupt(hint=False)
         tell = shop.worker._announce
-        shop.worker._announce = lambda chat: (sealed.append(_is_sealed(shop, chat)), tell(chat))[1]
+
+        def announce(chat: Chat) -> None:
+            sealed.append(_is_sealed(shop, chat))
+            tell(chat)
+
+        shop.worker._announce = announce
         shop.worker.found_dead(frozenset([THERE]))
         await until_idle()
         assert ["Acquire", "FinishInterruption"] == shop.store.names()

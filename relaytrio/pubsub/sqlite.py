@@ -99,9 +99,14 @@ class SqlitePubSub:
             await self._somebody_listens.wait()
             reason = await self._watch()
             if reason is not None:
-                for listener in self._listeners:
-                    listener.fail(reason)
-                await self._let_go()
+                await self._give_up(reason)
+
+    async def _give_up(self, reason: str) -> None:
+        """Tell all listeners; not while another is entering with the connection that is closed here."""
+        async with self._entering:
+            for listener in self._listeners:
+                listener.fail(reason)
+            await self._let_go()
 
     async def _start(self) -> None:
         """What is committed from now on is news. If the file cannot be read, the next listener opens it anew."""

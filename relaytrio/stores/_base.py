@@ -116,7 +116,11 @@ class Store(Protocol):
     # transitions
 
     async def create_chat(self, chat_id: str, command: Create, key: IdempotencyKey | None = None) -> Outcome:
-        """Make a chat. A repeated key gives the first chat. Raises `IdempotencyConflict`."""
+        """Make a chat. A repeated key gives the first chat.
+
+        Raises `IdempotencyConflict`, `ChatNotFound` if the key's first chat was deleted since, and `InvalidTransition`
+        if there is a chat of that id already.
+        """
 
     async def apply(self, chat_id: str, command: Command, key: IdempotencyKey | None = None) -> Outcome:
         """Decide and write one transition, with its idempotency key, in one transaction.

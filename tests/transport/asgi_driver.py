@@ -62,7 +62,7 @@ class DrivenWebSocket(Driven):
         """Whether the upgrade was accepted."""
         message = await self.next()
         self.denial = message
-        return message["type"] == "websocket.accept"
+        return "websocket.accept" == message["type"]
 
     async def denied(self) -> tuple[int, dict[str, Any]]:
         """The status and the problem with which the upgrade was refused."""
@@ -131,7 +131,7 @@ async def websocket(
     can_deny: bool = True,
 ) -> AsyncIterator[DrivenWebSocket]:
     """Ask for an upgrade. Of what the app sends, `room` messages need not be read."""
-    extensions = {"websocket.http.response": {}} if can_deny else {}
+    extensions: dict[str, Any] = {"websocket.http.response": {}} if can_deny else {}
     scope = scope_of(target, headers or {}, type="websocket", scheme="ws", subprotocols=[], extensions=extensions)
     async with _running(app, scope, lambda: DrivenWebSocket(room)) as driven:
         await driven.tell({"type": "websocket.connect"})

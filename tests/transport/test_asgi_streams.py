@@ -357,7 +357,7 @@ async def test_an_engine_that_is_left_sends_its_viewers_elsewhere(autojump_clock
         async with open_site() as site:
             viewer = DrivenWebSocket(float("inf"))
             scope = scope_of(site.target, {}, type="websocket", scheme="ws", subprotocols=[], extensions={})
-            nursery.start_soon(viewer.run, site.app, scope)
+            nursery.start_soon(viewer.run, site.app, scope)  # noqa: ASYNC111 - that it outlives the site is the point
             await viewer.tell({"type": "websocket.connect"})
             await viewer.opened()
             await viewer.until("caught_up")

@@ -98,7 +98,7 @@ class ChatStream:
         self.cursor = params.cursor
         """Of the last event that was taken: any replica goes on from there. None: nothing was taken yet."""
         self.reconnects = 0
-        """How often it has connected again."""
+        """How often it had connected again when the last event that was taken came."""
         self.url: str | None = None
         """The address that it is connected to."""
         self._params = params
@@ -106,11 +106,11 @@ class ChatStream:
         self._addresses = addresses
         self._backoff = Backoff(params.settings.dial_retry_seconds, params.settings.dial_retry_max_seconds)
         self._resume_from = params.cursor
-        self._was_connected = False
+        self._connections = 0
         self._socket: trio.abc.Stream | None = None
         self._ssl_context = params.ssl_context
         self._ending: RelaytrioError | None = None
-        self._out, self._received = trio.open_memory_channel[list[Event]](ROOM_FRAMES)
+        self._out, self._received = trio.open_memory_channel[tuple[int, list[Event]]](ROOM_FRAMES)
         self._events: Iterator[Event] = iter(())
         self._nursery = BodyNursery(lambda: SubscriptionFailed(f"the stream of chat {params.chat_id} failed"))
 
@@ -136,7 +136,8 @@ class ChatStream:
             for event in self._events:
                 self.cursor = event.cursor
                 return event
-            self._events = iter(await self._take())
+            self.reconnects, events = await self._take()
+            self._events = iter(events)
 
     async def cut(self) -> None:
         """Drop the connection as a network would that fails. The stream connects again. For tests and checks."""
@@ -147,7 +148,7 @@ class ChatStream:
         """The address to try at the next connect. Raises `ConfigurationError` if it is none of the client's."""
         self._addresses.prefer(url)
 
-    async def _take(self) -> list[Event]:
+    async def _take(self) -> tuple[int, list[Event]]:
         try:
             return await self._received.receive()
         except trio.EndOfChannel:
@@ -229,8 +230,7 @@ class ChatStream:
 
     def _connected(self, url: str, stream: trio.abc.Stream) -> None:
         self.url, self._socket = url, stream
-        self.reconnects += self._was_connected
-        self._was_connected = True
+        self._connections += 1
 
     async def _read(self, connection: WebSocketConnection) -> _Pause:
         """Take frames until the connection is over. Who does not hear the heartbeat is not connected any more."""
@@ -247,7 +247,7 @@ class ChatStream:
             events = wire.decode_frame(frame)
             if events:
                 self._resume_from = events[-1].cursor
-                await self._out.send(events)
+                await self._out.send((self._connections - 1, events))
 
     async def _send_heartbeats(self, connection: WebSocketConnection, stream: trio.abc.Stream) -> None:
         try:
@@ -285,7 +285,7 @@ class ChatStream:
             asked = retry_after_of(headers)
             return _Pause() if asked is None else _Pause(seconds=min(asked + self._jitter(), LONGEST_WAIT_SECONDS))
         refusal = refusal_of(fault.status_code, fault.body or b"", headers)
-        if isinstance(refusal, ChatNotFound) and self._was_connected:
+        if isinstance(refusal, ChatNotFound) and self._connections:
             raise ChatDeleted(f"chat {self.chat_id} was deleted")
         raise refusal
 

@@ -69,10 +69,11 @@ class Ownership:
         self._lost = lost
         self._looking = Wakeup()
         self._watching = trio.CancelScope()
-        self._settled = Flag()
-        """Set while no transition is under way."""
-        self._settled.set()
         self._transitions = 0
+        """That were begun."""
+        self._under_way = False
+        self._settled = Flag()
+        """Set when no transition is under way any more."""
 
     def look(self) -> None:
         """The chat may have changed: read it."""
@@ -94,10 +95,12 @@ class Ownership:
         command = kind(run_id=self.run_id, token=self._place.new_id(), **fields)
         self.log.seal()
         self._transitions += 1
+        self._under_way = True
         self._settled.clear()
         try:
             outcome = await self._insist(lambda: self._place.store.apply(self.chat.id, command))
         finally:
+            self._under_way = False
             self._settled.set()
         return self._take(outcome)
 
@@ -130,7 +133,8 @@ class Ownership:
         with self._watching:
             while True:
                 await self._looking.wait()
-                await self._settled.wait()
+                while self._under_way:
+                    await self._settled.wait()
                 await self._look()
 
     async def _look(self) -> None:

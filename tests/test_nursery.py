@@ -38,7 +38,7 @@ async def test_the_bodys_exception_leaves_as_it_is(autojump_clock: MockClock) ->
 async def test_the_bodys_group_leaves_as_it_is(autojump_clock: MockClock) -> None:
     """A group of the body's own is not wrapped in another."""
     group = ExceptionGroup("mine", [ValueError(1), KeyError(2)])
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ValueError, KeyError) as caught:
         async with BodyNursery(failed):
             raise group
     assert group is caught.value
@@ -66,7 +66,7 @@ async def test_the_bodys_own_exception_wins_over_a_failed_task(autojump_clock: M
 
 async def test_what_is_the_bodys_is_told_apart_from_the_cancellation(autojump_clock: MockClock) -> None:
     """A body that ends in a group of its own error and our cancellation keeps its error only."""
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ValueError):
         async with BodyNursery(failed) as nursery:
             nursery.start_soon(fail)
             async with trio.open_nursery() as own:
@@ -75,8 +75,6 @@ async def test_what_is_the_bodys_is_told_apart_from_the_cancellation(autojump_cl
                     await trio.sleep_forever()
                 finally:
                     raise ValueError("cleanup")
-    assert caught.group_contains(ValueError)
-    assert not caught.group_contains(trio.Cancelled)
 
 
 async def test_the_callers_cancellation_passes_through(autojump_clock: MockClock) -> None:

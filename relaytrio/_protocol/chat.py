@@ -27,11 +27,29 @@ from .._errors import (
     QueuedMessageNotFound,
     QueueFull,
 )
+from .commands import ROLES as ROLES
+from .commands import Abandon as Abandon
+from .commands import Acquire as Acquire
+from .commands import BeginAttempt as BeginAttempt
+from .commands import Command as Command
+from .commands import Commit as Commit
+from .commands import Create as Create
+from .commands import DeleteQueued as DeleteQueued
+from .commands import EditMessage as EditMessage
+from .commands import Fail as Fail
+from .commands import FinishInterruption as FinishInterruption
+from .commands import FinishTurn as FinishTurn
+from .commands import Interrupt as Interrupt
+from .commands import NewMessage as NewMessage
+from .commands import PromoteQueued as PromoteQueued
+from .commands import RecordRetry as RecordRetry
+from .commands import RunCommand as RunCommand
+from .commands import SendMessage as SendMessage
+from .commands import UserCommand as UserCommand
+from .commands import WhenBusy as WhenBusy
 from .events import ChatError, ChatStatus, Content, Episode, Message, MessageRef, QueueEntry, RetryState
 
-WhenBusy: TypeAlias = Literal["queue", "interrupt", "reject"]
 Situation: TypeAlias = Literal["waiting", "running, no owner", "running, owned", "interrupting", "error"]
-ROLES = ("user", "assistant", "system", "tool")
 
 
 # ------------------------------------------------------------------------------------------------ state
@@ -136,111 +154,6 @@ class Transition:
     """Soft-delete the messages from this id on (before inserting)."""
     answer: Answer
     changed: bool = True
-
-
-# --------------------------------------------------------------------------------------------- commands
-
-
-@attrs.frozen(kw_only=True)
-class NewMessage:
-    """A message that is not stored yet; its content is valid and normal (a list of parts)."""
-
-    role: str
-    content: Content
-    interrupted: bool = False
-    truncated: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class Create:
-    messages: tuple[NewMessage, ...]
-
-
-@attrs.frozen(kw_only=True)
-class SendMessage:
-    content: Content
-    when_busy: WhenBusy = "queue"
-
-
-@attrs.frozen(kw_only=True)
-class EditMessage:
-    message_id: int
-    content: Content
-
-
-@attrs.frozen(kw_only=True)
-class DeleteQueued:
-    queued_id: int
-
-
-@attrs.frozen(kw_only=True)
-class PromoteQueued:
-    queued_id: int
-
-
-@attrs.frozen(kw_only=True)
-class Interrupt:
-    of: Episode | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Acquire:
-    worker_id: str
-    run_id: str
-    dead_worker_id: str | None = None
-    """The owner that the acquiring worker has found dead; only that one is replaced."""
-
-
-@attrs.frozen(kw_only=True)
-class RunCommand:
-    """A transition that a run asks for: fenced by its run id, repeatable by its token."""
-
-    run_id: str
-    token: str
-
-
-@attrs.frozen(kw_only=True)
-class BeginAttempt(RunCommand):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class RecordRetry(RunCommand):
-    retry: RetryState
-
-
-@attrs.frozen(kw_only=True)
-class Commit(RunCommand):
-    messages: tuple[NewMessage, ...]
-
-
-@attrs.frozen(kw_only=True)
-class FinishTurn(RunCommand):
-    messages: tuple[NewMessage, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class FinishInterruption(RunCommand):
-    messages: tuple[NewMessage, ...] = ()
-    """What was generated; none for nothing. Stored as interrupted."""
-
-
-@attrs.frozen(kw_only=True)
-class Fail(RunCommand):
-    error: ChatError
-    messages: tuple[NewMessage, ...] = ()
-    """What was generated; none for nothing. Stored as interrupted."""
-
-
-@attrs.frozen(kw_only=True)
-class Abandon(RunCommand):
-    pass
-
-
-UserCommand: TypeAlias = SendMessage | EditMessage | DeleteQueued | PromoteQueued | Interrupt
-Command: TypeAlias = (
-    UserCommand | Acquire | BeginAttempt | RecordRetry | Commit | FinishTurn | FinishInterruption | Fail | Abandon
-)
 
 
 # -------------------------------------------------------------------------------------------- decisions

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
 from .._engine import VERSION
 from ._output import fault
-from ._status import HELD, INTERRUPTED, USAGE, status_of
+from ._status import BROKEN, HELD, INTERRUPTED, USAGE, status_of
 
 COMMANDS = {
     "check": "relaytrio.cli._check:check",
@@ -53,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
         told = status_of(error)
         if told is None:
             raise
+        if told[0] == BROKEN:
+            traceback.print_exception(error)  # nobody's mistake but ours: where it happened is what is to be known
         return _leave(*told)
     return HELD if status is None else int(status)
 

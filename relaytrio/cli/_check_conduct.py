@@ -21,6 +21,7 @@ from ._check_plan import SETTLED_SECONDS, START_SECONDS, CheckPlan, TurnPlan, ne
 from ._check_records import (
     ANSWERED,
     NEVER_ENDED,
+    UNFINISHED,
     ReplicaCounts,
     RunRecord,
     StoredMessage,
@@ -121,6 +122,7 @@ class Conductor:
         """One turn; whether another one may follow."""
         sent = await self._client.send_message(chat_id, turn.name)
         version = sent.snapshot_version
+        self._write(turn, version, UNFINISHED)
         self._board.begin_turn(version)
         ended = trio.Event()
         chat = None
@@ -131,7 +133,7 @@ class Conductor:
                 chat = await self._until_ended(chat_id, version)
             ended.set()
             nursery.cancel_scope.cancel()
-        self._write(turn, version, chat)
+        self._write(turn, version, _outcome(chat))
         if chat is not None:
             await self._until_settled(turn, chat.snapshot_version)
         return chat is not None
@@ -145,23 +147,20 @@ class Conductor:
             self._show(chat)
             await trio.sleep(LOOK_SECONDS)
 
-    def _write(self, turn: TurnPlan, version: int, chat: Chat | None) -> None:
-        outcome = NEVER_ENDED if chat is None else ANSWERED
-        if chat is not None and chat.last_error is not None:
-            outcome = chat.last_error.kind
-        self.turns.append(
-            TurnRecord(
-                number=turn.number,
-                name=turn.name,
-                tokens=turn.tokens,
-                version=version,
-                outcome=outcome,
-                ended_at=time.time(),
-            )
+    def _write(self, turn: TurnPlan, version: int, outcome: str) -> None:
+        """Note the turn, or what became of it."""
+        record = TurnRecord(
+            number=turn.number,
+            name=turn.name,
+            tokens=turn.tokens,
+            version=version,
+            outcome=outcome,
+            ended_at=time.time(),
         )
+        self.turns[turn.number - 1 :] = [record]
 
     def _show(self, chat: Chat) -> None:
-        turn, owner = len(self.turns) + 1, self._disturber.lives.number_of.get(chat.worker_id or "")
+        turn, owner = len(self.turns), self._disturber.lives.number_of.get(chat.worker_id or "")
         self._progress.show(
             f"turn {turn} of {len(self._plan.turns)}: {chat.status}"
             f"{'' if owner is None else f' on replica {owner}'}, part {self._board.seq}; "
@@ -224,6 +223,12 @@ class Conductor:
             if not page:
                 return stored
             stored += map(_stored, page)
+
+
+def _outcome(chat: Chat | None) -> str:
+    if chat is None:
+        return NEVER_ENDED
+    return ANSWERED if chat.last_error is None else chat.last_error.kind
 
 
 def _whole(turn: TurnPlan) -> tuple[str]:

@@ -29,12 +29,18 @@ class Made:
 
     turns: Mapping[int, TurnRecord]
     """By the version with which the question entered the history: an episode's history version."""
+    out_of_time: bool = False
+    """Whether the check may have ended before it knew that version of its last question."""
     sent_at: dict[Episode, dict[int, float]] = attrs.field(factory=lambda: defaultdict(dict))
     """When each part was made."""
 
     def turn_of(self, episode: Episode) -> TurnRecord | None:
         """The turn that an episode belongs to."""
         return self.turns.get(episode.history_version)
+
+    def is_unknown(self, episode: Episode) -> bool:
+        """Whether it may belong to a question whose version is not known any more."""
+        return self.out_of_time and all(episode.history_version > version for version in self.turns)
 
     def last_episode(self, turn: TurnRecord) -> Episode | None:
         """The one that the answer came of, if a part of it was seen."""
@@ -47,9 +53,9 @@ class Made:
         return min(times), max(times)
 
 
-def gather_made(viewers: Sequence[ViewerRecord], turns: Sequence[TurnRecord]) -> Made:
+def gather_made(viewers: Sequence[ViewerRecord], turns: Sequence[TurnRecord], *, out_of_time: bool = False) -> Made:
     """All parts that were made. One that no viewer saw counts as made with the one before it."""
-    made = Made({turn.version: turn for turn in turns})
+    made = Made({turn.version: turn for turn in turns}, out_of_time)
     for viewer in viewers:
         for part in viewer.seen:
             if isinstance(part, PartSeen) and made.turn_of(part.episode) is not None:
@@ -147,6 +153,8 @@ class _Follower:
                 self._reset(seen)
 
     def _part(self, part: PartSeen) -> None:
+        if self._made.is_unknown(part.episode):
+            return
         self.out.parts += 1
         where = (part.episode, part.seq)
         turn = self._made.turn_of(part.episode)
@@ -164,7 +172,8 @@ class _Follower:
         where, due = (part.episode, part.seq), self._due[part.episode]
         if part.episode in self._over or part.episode.history_version in self._answered:
             self.out.late.append(where)
-        elif part.seq < due or (self._preview is not None and self._preview != part.episode):
+            return
+        if part.seq < due or (self._preview is not None and self._preview != part.episode):
             self.out.out_of_order.append(where)
         self._lost.discard(where)
         self._lost.update((part.episode, seq) for seq in range(due, part.seq))

@@ -15,6 +15,7 @@ from ._check_follow import Followed, Made, follow, gather_made
 from ._check_records import (
     ANSWERED,
     NEVER_ENDED,
+    UNFINISHED,
     WORKER_LOST,
     RunRecord,
     StoredMessage,
@@ -74,7 +75,7 @@ class Verdict:
 
 def judge(run: RunRecord) -> Verdict:
     """The verdict on a run."""
-    made = gather_made(run.viewers, run.turns)
+    made = gather_made(run.viewers, run.turns, out_of_time=run.out_of_time)
     followed = [follow(viewer, made, run.replica_of) for viewer in run.viewers]
     verdict = Verdict(
         viewers=followed,
@@ -108,7 +109,7 @@ def _faults(run: RunRecord, followed: Sequence[Followed]) -> Iterator[Fault]:
 def _turn_faults(turn: TurnRecord, kill: str | None) -> Iterator[Fault]:
     if turn.outcome == NEVER_ENDED:
         yield Fault(kind="never ended", turn=turn.number, text="the store has no end of the answer")
-    elif turn.outcome != ANSWERED and not (turn.outcome == WORKER_LOST and kill == "worker"):
+    elif turn.outcome not in (ANSWERED, UNFINISHED) and not (turn.outcome == WORKER_LOST and kill == "worker"):
         yield Fault(kind="failed", turn=turn.number, text=f"ended in error: {turn.outcome}")
 
 
@@ -117,7 +118,7 @@ def _store_faults(run: RunRecord) -> Iterator[Fault]:
     assert run.stored is not None
     rest = list(run.stored)
     for turn in run.turns:
-        if turn.outcome == NEVER_ENDED:
+        if turn.outcome in (NEVER_ENDED, UNFINISHED):
             return
         question = rest.pop(0) if rest else None
         if question is None or (question.role, question.text) != ("user", turn.name):
@@ -176,8 +177,9 @@ def _listed(where: Sequence[tuple[Episode, int]]) -> str:
 
 
 def _shortfalls(run: RunRecord, verdict: Verdict, made: Made) -> Iterator[str]:
-    if run.out_of_time or len(run.turns) < run.planned_turns:
-        yield f"{len(run.turns)} of {run.planned_turns} turns were done in time"
+    done = sum(turn.outcome not in (NEVER_ENDED, UNFINISHED) for turn in run.turns)
+    if run.out_of_time or done < run.planned_turns:
+        yield f"{done} of {run.planned_turns} turns were done in time"
     if run.stored is None:
         yield "the store's messages could not be read"
     yield from _unwatched(run, verdict)

@@ -15,6 +15,8 @@ from .._protocol.events import Episode
 ANSWERED = "answered"
 WORKER_LOST = "worker_lost"
 NEVER_ENDED = "never ended"
+UNFINISHED = "unfinished"
+"""The check's own time was over before."""
 
 
 @attrs.frozen(kw_only=True)
@@ -105,9 +107,9 @@ class TurnRecord:
     version: int
     """The snapshot version with which the question entered the history."""
     outcome: str
-    """`answered`, the kind of the chat's error, or `never ended`."""
+    """`answered`, the kind of the chat's error, `never ended`, or `unfinished`."""
     ended_at: float
-    """When the store was seen to have the end."""
+    """When the store was seen to have the end; when the question was asked, if there is none."""
 
 
 @attrs.frozen(kw_only=True)

@@ -88,7 +88,7 @@ def report_lines(verdict: Verdict, run: RunRecord, plan: CheckPlan) -> Iterator[
         yield _viewer_line(viewer)
     for turn in run.turns:
         if turn.outcome != ANSWERED:
-            yield f"turn {turn.number} ended in {turn.outcome}"
+            yield f"turn {turn.number}: {turn.outcome}"
     yield from _summary(totals_of(verdict, run), len(run.turns))
     yield from (str(fault) for fault in verdict.faults)
     yield from (f"not tested: {shortfall}" for shortfall in verdict.shortfalls)

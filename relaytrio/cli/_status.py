@@ -78,7 +78,7 @@ def _status(error: BaseException) -> int | None:
 
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    cause = error.__cause__
-    if isinstance(error, EngineFailed | SubscriptionFailed) and cause is not None:
-        text = f"{text}: {type(cause).__name__}: {' '.join(str(cause).split())}"
+    if isinstance(error, EngineFailed | SubscriptionFailed) and error.__cause__ is not None:
+        causes = [f"{type(cause).__name__}: {' '.join(str(cause).split())}" for cause in _leaves(error.__cause__)]
+        text = f"{text}: {'; '.join(causes)}"
     return text

@@ -29,6 +29,12 @@ export class ChatView {
     this.list = list;
     this.told = told;
     this.preview = null;
+    this.follows = true; // until the person scrolls up
+    const scroller = list.parentElement;
+    scroller.addEventListener("scroll", () => {
+      this.follows = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
+    });
+    new ResizeObserver(() => this.#follow()).observe(scroller);
   }
 
   /** The episode whose parts are on the screen; a Stop names it, so that one that comes late stops nothing. */
@@ -42,10 +48,12 @@ export class ChatView {
   }
 
   apply(events) {
-    const scroller = this.list.parentElement;
-    const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
     for (const event of events) this.#apply(event);
-    if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+    this.#follow();
+  }
+
+  #follow() {
+    if (this.follows) this.list.parentElement.scrollTop = this.list.parentElement.scrollHeight;
   }
 
   #apply(event) {

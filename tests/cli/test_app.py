@@ -13,6 +13,7 @@ import trio
 
 import relaytrio.__main__ as entry
 from relaytrio._engine import VERSION
+from relaytrio._errors import EngineFailed
 from relaytrio.cli._app import COMMANDS, run
 
 LONG = "0123456789abcdef"
@@ -103,6 +104,20 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr("relaytrio.cli._demo.demo", interrupted)
     assert run(["demo"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_engine_that_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed engine gives status 1, where it failed, and at the end one line that says why."""
+
+    async def failing() -> None:
+        await trio.lowlevel.checkpoint()
+        raise EngineFailed("replica 1 failed") from ExceptionGroup("", [ValueError("why")])
+
+    monkeypatch.setattr("relaytrio.cli._demo.demo", failing)
+    assert run(["demo"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any("Traceback" in line for line in lines)
+    assert lines[-1] == "relaytrio: replica 1 failed: ValueError: why"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

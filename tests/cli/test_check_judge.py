@@ -11,18 +11,19 @@ import pytest
 from relaytrio.cli._check_judge import Verdict, judge
 from relaytrio.cli._check_records import (
     NEVER_ENDED,
+    UNFINISHED,
     WORKER_LOST,
     MessageSeen,
     PartSeen,
     ReplicaCounts,
     RunRecord,
+    Seen,
     StoredMessage,
     TableLook,
     ViewerRecord,
 )
 from relaytrio.cli._status import BROKEN, HELD, NOT_DONE
-
-from .check_scene import PARTS, STARTS, answer, episode, good_run, part, reset, sent_at, turn_record, viewer
+from tests.cli.check_scene import PARTS, STARTS, answer, episode, good_run, part, reset, sent_at, turn_record, viewer
 
 
 def kinds(verdict: Verdict) -> list[str]:
@@ -59,7 +60,7 @@ def test_a_good_run_holds() -> None:
 def test_sums_of_a_viewer() -> None:
     """Live is what came over the connection that was there when it was made; the rest came after a resume."""
     first, _, third = judge(good_run()).viewers
-    assert (first.live, first.resumed) == (2 * PARTS - 4 - 5, 4 + 5)
+    assert (first.live, first.resumed) == (2 * PARTS - 8, 8)
     assert (first.cuts, first.cuts_inside) == (2, 2)
     assert first.first_parts == pytest.approx([0.012, 0.012])
     assert max(first.latencies) == pytest.approx(0.002)
@@ -193,6 +194,13 @@ def test_part_after_a_reset_that_took_it_back() -> None:
     assert "after the end" in kinds(judge(run))
 
 
+def second_attempt(seen: Seen) -> Seen:
+    """The same, but the first turn's parts are those of its second attempt."""
+    if isinstance(seen, PartSeen) and seen.episode == episode(1):
+        return attrs.evolve(seen, episode=episode(1, 2))
+    return seen
+
+
 def test_a_lost_worker_is_no_fault() -> None:
     """Another run of the same turn after `worker_lost` begins with part 1 again: nothing is doubled or missing."""
     run = good_run()
@@ -221,7 +229,7 @@ def test_other_text_than_was_made() -> None:
     """A part whose text is not the one that the responder makes is told."""
     run = good_run()
     at = find(run.viewers[0], 1, 20)
-    run.viewers[0].seen[at] = attrs.evolve(run.viewers[0].seen[at], text="x")
+    run.viewers[0].seen[at] = attrs.evolve(part(1, 20, sent_at(1, 20), 1), text="x")
     assert "not what was made" in kinds(judge(run))
 
 
@@ -270,11 +278,11 @@ def test_store_has_too_many_messages() -> None:
 
 def other_text(viewer: ViewerRecord) -> None:
     at = find_message(viewer, 2)
-    viewer.seen[at] = attrs.evolve(viewer.seen[at], text="x")
+    viewer.seen[at] = attrs.evolve(answer(1, 104.2, 1), text="x")
 
 
 def no_message(viewer: ViewerRecord) -> None:
-    del viewer.seen[find_message(viewer, 2)]
+    del viewer.seen[find_message(viewer, 4)]
 
 
 def taken_back(viewer: ViewerRecord) -> None:
@@ -332,6 +340,20 @@ def test_turn_that_never_ended() -> None:
     run = attrs.evolve(run, turns=[turn_record(1), turn_record(2, NEVER_ENDED)], stored=run.stored[:3])
     assert "never ended" in kinds(judge(run))
     assert "store differs" not in kinds(judge(run))
+
+
+def test_time_was_over_in_the_middle_of_a_turn() -> None:
+    """What the check did not wait for is no fault of the engine: neither a turn without an end, nor parts of one that
+    was being asked for."""
+    run = good_run()
+    for viewer_record in run.viewers:
+        viewer_record.seen[:] = viewer_record.seen[: find(viewer_record, 2, 20)]
+    run = attrs.evolve(run, turns=[turn_record(1), turn_record(2, UNFINISHED)], stored=None, out_of_time=True)
+    assert [] == judge(run).faults
+    assert "1 of 2 turns were done in time" in judge(run).shortfalls
+    run = attrs.evolve(run, turns=[turn_record(1)])
+    assert [] == judge(run).faults
+    assert kinds(judge(attrs.evolve(run, out_of_time=False))) == ["not what was made"]
 
 
 def test_turn_that_failed() -> None:
@@ -407,7 +429,7 @@ def test_faults_outrank_shortfalls() -> None:
 
 
 def test_counts_of_killed_replicas_are_not_complete() -> None:
-    """Where replicas were killed, what they relayed last is not known: fewer relayed parts than seen are no shortfall."""
+    """What a killed replica relayed last is not known: fewer relayed parts than were seen are no shortfall then."""
     few = {"life-of-2": ReplicaCounts(legs_opened=3, parts_relayed=20)}
     assert [] == judge(attrs.evolve(good_run(), counts=few, kill="viewer", kills=1)).shortfalls
 

@@ -19,7 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import PubSubUnavailable
 from relaytrio._protocol.chat import Acquire, Create, FinishTurn, NewMessage
-from relaytrio.pubsub import Hint, PubSub, SqlitePubSub, open_sqlite_pubsub
+from relaytrio.pubsub import Hint, PubSub, open_sqlite_pubsub
 from relaytrio.pubsub import sqlite as module
 from relaytrio.stores import Store, open_sqlite_store
 
@@ -117,21 +117,30 @@ async def test_a_missing_file_is_told_and_not_made(tmp_path: Path) -> None:
     assert [] == os.listdir(tmp_path)
 
 
-async def test_a_file_that_was_set_back_is_heard_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_that_was_set_back_is_heard_again(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A database restored from an older copy counts its changes from there."""
     path = tmp_path / "chat.db"
+    noticed = trio.Event()
+    take = module._Reader.take
+
+    def take_and_tell(reader: module._Reader) -> list[Hint]:
+        hints = take(reader)
+        if reader._last_change == 2:
+            trio.from_thread.run_sync(noticed.set)
+        return hints
+
     async with open_both(path) as (store, pubsub), pubsub.listen() as hints:
         for number in range(5):
             await store.create_chat(str(number), ASKED)
         while (await anext(hints)).chat_id != "4":
             pass
+        monkeypatch.setattr(module._Reader, "take", take_and_tell)
         with closing(sqlite3.connect(path)) as restored, restored:
             restored.execute("DELETE FROM chats WHERE changed > 2")
             restored.execute("UPDATE changes SET last = 2")
-        assert isinstance(pubsub, SqlitePubSub)
-        assert pubsub._reader is not None
-        while pubsub._reader._last_change != 2:
-            await trio.sleep(module.POLL_SECONDS)
+        await noticed.wait()
         await store.create_chat("after", ASKED)
         assert "after" == (await anext(hints)).chat_id
 

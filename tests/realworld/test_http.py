@@ -87,16 +87,24 @@ class Site:
 
 @asynccontextmanager
 async def open_site(
-    responder: Any = None, *, settings: Settings = QUICK, prefix: str = "", store: Any = "memory://", **options: Any
+    responder: Any = None,
+    *,
+    settings: Settings = QUICK,
+    prefix: str = "",
+    store: Any = "memory://",
+    port: int = 0,
+    **options: Any,
 ) -> AsyncIterator[Site]:
-    async with open_engine(store, settings=settings, responder=responder) as engine:
+    address = f"http://127.0.0.1:{port}{prefix}" if port else None
+    secret = "the secret of these replicas" if port else None
+    async with open_engine(store, settings=settings, responder=responder, address=address, secret=secret) as engine:
         app = engine.asgi_app(**options)
         if prefix:
             app = Starlette(routes=[Mount(prefix, app)])
         shutdown, stopped = trio.Event(), trio.Event()
 
         async def run(*, task_status: trio.TaskStatus[str]) -> None:
-            await serve(engine, app, shutdown=shutdown, task_status=task_status)
+            await serve(engine, app, port=port, shutdown=shutdown, task_status=task_status)
             stopped.set()
 
         async with trio.open_nursery() as nursery:
@@ -398,6 +406,43 @@ async def test_the_client_moves_to_another_replica_when_its_own_drains() -> None
                         break
                 assert second.url == stream.url
                 assert 1 == stream.reconnects
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_viewer_of_another_replica_sees_tokens_as_they_are_made() -> None:
+    """From the worker's responder over the parts endpoint of its app, at a prefix, to a browser's socket elsewhere."""
+    seen = trio.Semaphore(0)
+
+    async def in_step(turn: Turn) -> None:
+        for number in range(5):
+            await turn.send({"type": "text", "text": f"{number} "})
+            await seen.acquire()  # the next one is made when this one has been seen on the other replica
+
+    store = MemoryStore(settings=QUICK)
+    async with (
+        open_site(in_step, store=store, port=free_port(), prefix="/backend") as worker,
+        open_site(store=store, port=free_port()) as front,
+        ChatClient(front.url) as client,
+    ):
+        chat = await client.create_chat([user_message("count")])
+        async with client.stream(chat.id) as stream:
+            async for event in stream:
+                if isinstance(event, MessagePart):
+                    seen.release()
+                if isinstance(event, MessageEvent) and event.message.role == "assistant":
+                    assert "0 1 2 3 4 " == event.message.content[0]["text"]
+                    break
+        assert 5 == front.engine.stats().parts_relayed
+        assert 5 == worker.engine.stats().parts_made
+        worker.shutdown.set()
+        with trio.fail_after(5):
+            await worker.stopped.wait()
 
 
 async def test_a_port_in_use_is_said_and_leaves_nothing() -> None:

@@ -23,7 +23,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTAL
 
 def example(mark: str) -> str:
     """The one example with this text in it."""
-    found = [code for code in EXAMPLES if mark in code]
+    found: list[str] = [code for code in EXAMPLES if mark in code]
     assert 1 == len(found)
     return found[0]
 

@@ -22,7 +22,7 @@ _Driven = TypeVar("_Driven", bound="Driven")
 @asynccontextmanager
 async def http_client(app: ASGIApp, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Requests to the app."""
-    transport = httpx.ASGITransport(app=app, **options)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app=app, **options)
     async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client
 
@@ -60,9 +60,8 @@ class DrivenWebSocket(Driven):
 
     async def opened(self) -> bool:
         """Whether the upgrade was accepted."""
-        message = await self.next()
-        self.denial = message
-        return "websocket.accept" == message["type"]
+        self.denial = await self.next()
+        return bool(self.denial["type"] == "websocket.accept")
 
     async def denied(self) -> tuple[int, dict[str, Any]]:
         """The status and the problem with which the upgrade was refused."""

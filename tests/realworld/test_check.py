@@ -1,0 +1,142 @@
+"""The check itself, for real: it passes where all is well, fails where not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from relaytrio.cli import _check
+from relaytrio.cli._check_judge import Verdict, judge
+from relaytrio.cli._check_plan import CheckOptions, make_plan
+from relaytrio.cli._check_records import PartSeen, RunRecord
+
+pytestmark = pytest.mark.realworld
+
+SMALL = ("--replicas", "2", "--viewers", "4", "--pace", "100")
+OPTIONS = CheckOptions(replicas=2, viewers=4, pace=100, turns=1)
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "relaytrio", "check", *options]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Temporary folders are made in this one."""
+    return {**os.environ, "TMPDIR": str(folder)}
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The processes whose command line names something in this folder, where the system tells."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = entry.read_bytes()
+        except OSError:
+            continue  # it has just ended
+        if str(folder).encode() in arguments:
+            found.append(arguments.decode(errors="replace").replace("\0", " "))
+    return found
+
+
+def assert_nothing_left(folder: Path) -> None:
+    assert [] == list(folder.iterdir())
+    assert [] == processes_in(folder)
+
+
+async def run_check(folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    with trio.fail_after(50):
+        return await trio.run_process(
+            command(*options), capture_stdout=True, capture_stderr=True, check=False, env=environment(folder)
+        )
+
+
+async def test_it_holds(tmp_path: Path) -> None:
+    """A short run on real processes and sockets holds, was a test, says so as JSON, and leaves nothing behind."""
+    ended = await run_check(tmp_path, *SMALL, "--turns", "1", "--json")
+    assert ended.returncode == 0, ended.stderr.decode()
+    told = json.loads(ended.stdout)
+    assert told["faults"] == told["shortfalls"] == []
+    assert told["totals"]["legs_opened"] > 0
+    assert told["totals"]["cuts_inside_answers"] >= 2
+    assert ended.stderr == b""
+    assert_nothing_left(tmp_path)
+
+
+def without_a_part(run: RunRecord) -> RunRecord:
+    """A part in the middle never reached the first viewer."""
+    first = run.viewers[0]
+    parts = [index for index, seen in enumerate(first.seen) if isinstance(seen, PartSeen)]
+    seen = [one for index, one in enumerate(first.seen) if index != parts[len(parts) // 2]]
+    return attrs.evolve(run, viewers=[attrs.evolve(first, seen=seen), *run.viewers[1:]])
+
+
+def nothing_looked_at(run: RunRecord) -> RunRecord:
+    """Nobody has looked into the store's tables."""
+    return attrs.evolve(run, looks=[])
+
+
+@pytest.mark.parametrize(
+    ("plant", "status", "says"), [(without_a_part, 1, "missing: viewer 1"), (nothing_looked_at, 3, "not tested: ")]
+)
+async def test_a_planted_fault(
+    plant: Callable[[RunRecord], RunRecord],
+    status: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A real run with one thing taken out of what it wrote down fails, with the status and the line of that fault."""
+
+    def judge_planted(run: RunRecord) -> Verdict:
+        assert judge(run).status == 0
+        return judge(plant(run))
+
+    monkeypatch.setattr(_check, "judge", judge_planted)
+    with trio.fail_after(50):
+        assert await _check.check(replicas=2, viewers=4, turns=1, pace=100) == status
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [("--replicas", "1"), ("--viewers", "1"), ("--kill", "nobody"), ("--pace", "0")])
+async def test_usage(options: tuple[str, str], tmp_path: Path) -> None:
+    """Options that could never be a test end at once with status 2 and one line."""
+    ended = await run_check(tmp_path, *options)
+    assert ended.returncode == 2
+    assert len(ended.stderr.decode().splitlines()) == 1
+    assert options[0].lstrip("-") in ended.stderr.decode()
+    assert ended.stdout == b""
+
+
+async def test_out_of_time(tmp_path: Path) -> None:
+    """A run that is not done within its time ends then, and proves nothing; nothing is left behind."""
+    answering = sum(turn.seconds for turn in make_plan(OPTIONS).turns)
+    ended = await run_check(tmp_path, *SMALL, "--turns", "1", "--seconds", str(answering + 0.01))
+    assert ended.returncode == 3, ended.stdout
+    assert b"Traceback" not in ended.stderr
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("moment", [2.0, 6.0])
+async def test_ctrl_c(moment: float, tmp_path: Path) -> None:
+    """Ctrl-C in the middle of it all ends it promptly with status 130; nothing is left behind."""
+    running = command(*SMALL, "--turns", "20")
+    process = await trio.lowlevel.open_process(running, stdout=subprocess.PIPE, env=environment(tmp_path))
+    assert process.stdout is not None
+    async with process.stdout:
+        try:
+            await trio.sleep(moment)
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(20):
+                assert await process.wait() == 130
+        finally:
+            process.kill()
+    assert_nothing_left(tmp_path)

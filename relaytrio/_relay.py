@@ -231,6 +231,8 @@ class _Following:
     def _turn_to(self, notification: StatusNotification) -> None:
         worker_id = self._remote_worker(notification)
         target = self._target
+        if target is not None and target.worker_id != worker_id:
+            self._tell_again("the chat has moved on")
         if worker_id is None:
             if target is not None:
                 target.leave(self._settings.end_of_episode_seconds)
@@ -343,9 +345,13 @@ class _Following:
             self._params.tell(False, str(error))
 
     def _row_came(self) -> None:
+        self._tell_again("parts arrive again")
+
+    def _tell_again(self, message: str) -> None:
+        """Take back what the viewer was told, if it was told anything."""
         if self._told:
             self._told = False
-            self._params.tell(True, "parts arrive again")
+            self._params.tell(True, message)
 
 
 class _Filling:

@@ -407,6 +407,18 @@ async def test_a_refused_dial_is_tried_once_more_then_slowly_and_told(autojump_c
             await until(subscription, Degraded, what="relay", ok=True)
 
 
+@pytest.mark.parametrize("where", [HERE, ELSEWHERE])
+async def test_a_degradation_ends_with_its_worker(autojump_clock: MockClock, where: str) -> None:
+    """What was told of one worker does not stand when the chat has moved on."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            (await scene.dialer.next_dial()).fail(ReplicaNotFound(THERE, "no"))
+            await until(subscription, Degraded, what="relay", ok=False)
+            await scene.acquire(where, dead=THERE)
+            await until(subscription, Degraded, what="relay", ok=True)
+
+
 @pytest.mark.parametrize("error", [ReplicaNotFound, BadReplicaAddress, DialError])
 async def test_a_worker_that_cannot_be_reached_is_told_and_retried(
     autojump_clock: MockClock, error: type[DialError]

@@ -18,13 +18,13 @@ from ._output import fault
 from ._status import BROKEN, HELD, INTERRUPTED, USAGE, status_of
 
 COMMANDS = {
-    "check": "relaytrio.cli._check:check",
-    "demo": "relaytrio.cli._demo:demo",
-    "serve": "relaytrio.cli._serve:serve",
-    "send": "relaytrio.cli._send:send",
-    "tail": "relaytrio.cli._tail:tail",
+    "demo": ("relaytrio.cli._demo:demo", "A cluster on this machine, with a page to chat on."),
+    "check": ("relaytrio.cli._check:check", "Put a cluster to the test: cut viewers, kill replicas, compare every token."),
+    "serve": ("relaytrio.cli._serve:serve", "Run one replica until SIGTERM or Ctrl-C, which let answers end first."),
+    "send": ("relaytrio.cli._send:send", "Send a message to a chat, or begin one with it."),
+    "tail": ("relaytrio.cli._tail:tail", "Print a chat as it goes on."),
 }
-"""Each is an async function that returns its exit status (None: 0)."""
+"""Each is an async function that returns its exit status (None: 0), and what the list of commands says of it."""
 
 
 def make_app() -> App:
@@ -38,8 +38,8 @@ def make_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    for name, where in COMMANDS.items():
-        app.command(where, name=name)
+    for name, (where, summary) in COMMANDS.items():
+        app.command(where, name=name, help=summary)
     return app
 
 

@@ -431,6 +431,27 @@ async def test_a_cluster(tmp_path: Path) -> None:
         assert not any(alive(pid) for pid in pids if pid is not None)
 
 
+async def test_hurry() -> None:
+    """Replicas that do not end when asked are killed as soon as somebody insists, not only after their grace."""
+    with trio.fail_after(SECONDS):
+        async with open_cluster([ReplicaSpec(number=1)], grace_seconds=3600) as cluster:
+            replica = cluster.replicas[0]
+            replica.signal(signal.SIGSTOP)
+            cluster.hurry()
+        assert await replica.ended() == -signal.SIGKILL
+
+
+async def test_a_cluster_that_is_cancelled() -> None:
+    """Cancelling a cluster's user ends the processes all the same, and waits for them."""
+    with trio.fail_after(SECONDS):
+        with trio.CancelScope() as scope:
+            async with open_cluster([ReplicaSpec(number=1)]) as cluster:
+                scope.cancel()
+                await trio.sleep_forever()
+        assert cluster.replicas[0].pid is None
+        assert not cluster.folder.exists()
+
+
 async def test_a_cluster_that_cannot_start(tmp_path: Path) -> None:
     """A replica that ends at once fails the cluster with what it said, and the others are put away."""
     with trio.fail_after(SECONDS), pytest.raises(ClusterFailed, match="--nonsense"):

@@ -123,7 +123,7 @@ class ChatStream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         try:
-            return await self._nursery.__aexit__(kind, error, traceback)
+            return await self._nursery.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - it cancels its own tasks
         finally:
             self._out.close()
 

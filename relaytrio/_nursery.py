@@ -45,7 +45,7 @@ class BodyNursery:
     ) -> bool:
         self._nursery.cancel_scope.cancel()
         try:
-            swallowed = await self._manager.__aexit__(kind, error, traceback)
+            swallowed = await self._manager.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - of cancelled tasks
         except BaseExceptionGroup as group:
             # The tasks' own failures never get here (`_guard`): what is in the group is the body's, but for the
             # cancellations that were ours. Trio makes groups anew on their way: what counts is what they hold.

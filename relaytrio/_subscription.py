@@ -113,7 +113,7 @@ class Subscription:
         with self._resources:
             self._watch.notifications.close()
             self._merge.received.close()
-            return await self._nursery.__aexit__(kind, error, traceback)
+            return await self._nursery.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - it cancels its own tasks
 
     def __aiter__(self) -> Self:
         return self

@@ -184,6 +184,8 @@ class Worker:
         try:
             await task(*args)
         except Exception as failure:
+            # Told here too: while the replica stops, its cancellation is all that leaves `run`.
+            self._logger.error("the engine failed in a run, this replica stops", exc_info=failure)
             self._failures.append(failure)
             self._stopping.cancel()
 

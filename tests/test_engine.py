@@ -180,7 +180,7 @@ async def test_a_viewers_stream_ends_with_the_engine(autojump_clock: MockClock) 
     async with trio.open_nursery() as nursery:
         async with open_test_engine(echo) as engine:
             chat = await engine.create_chat()
-            nursery.start_soon(watch, engine, chat.id)
+            nursery.start_soon(watch, engine, chat.id)  # noqa: ASYNC111 - it is to see the engine end
             await wait_all_tasks_blocked()
         await ended.wait()
 

@@ -16,13 +16,12 @@ from trio.testing import MockClock
 
 from relaytrio._errors import StoreUnavailable
 from relaytrio._presence import DeathWatch, Presence
-from relaytrio._protocol.chat import Acquire, Create
-from relaytrio._protocol.content import user_message
+from relaytrio._protocol.chat import Acquire
 from relaytrio._settings import Settings
 from relaytrio._turn import Turn
 from relaytrio.stores._base import Replica
 from relaytrio.stores.memory import MemoryStore
-from tests.workshop import HERE, THERE, FaultyStore, Workshop, open_workshop, text, until_idle
+from tests.workshop import HELLO, HERE, THERE, FaultyStore, Workshop, open_workshop, text, until_idle
 
 
 async def stays(turn: Turn) -> None:
@@ -283,7 +282,7 @@ async def test_a_missed_stop_is_found_with_the_next_heartbeat(autojump_clock: Mo
         assert [("half", True)] == await shop.answers()
 
 
-async def test_a_stop_that_comes_while_the_question_is_on_its_way(autojump_clock: MockClock) -> None:
+async def test_a_run_that_begins_while_the_question_is_on_its_way(autojump_clock: MockClock) -> None:
     """The runs are noted before the query, so one that begins meanwhile is not taken for lost."""
     async with open_workshop(stays) as shop, open_presence(shop=shop):
         original = shop.store.owned_by
@@ -299,6 +298,7 @@ async def test_a_stop_that_comes_while_the_question_is_on_its_way(autojump_clock
         await until_idle(20)
         assert 1 == len(shop.worker.runs)
         assert ["Acquire"] == shop.store.names()
+        assert 0 == shop.store.calls["read_chat"]
 
 
 # --------------------------------------------------------------------------------------------- the others
@@ -391,5 +391,5 @@ async def test_a_replica_without_a_worker_watches_nobody(autojump_clock: MockClo
 async def _theirs(shop: Workshop) -> None:
     """A chat that another replica owns."""
     await MemoryStore.register(shop.store, row(THERE))
-    await MemoryStore.create_chat(shop.store, "c", Create(messages=(user_message("hello"),)))
+    await MemoryStore.create_chat(shop.store, "c", HELLO)
     await shop.apply(Acquire(worker_id=THERE, run_id="theirs"), hint=False)

@@ -266,11 +266,12 @@ async def test_a_send_during_a_commit_waits_for_the_next_episode(desk: Desk) -> 
 
 async def test_a_cancelled_send_during_a_commit_sends_nothing(desk: Desk) -> None:
     """Waiting for the commit can be cut off, and then nothing was sent."""
+    scope = trio.CancelScope()
     await desk.turn.send(text("a"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.turn.commit)
         await wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
+        with scope:
             nursery.start_soon(_cancel_later, scope)
             await desk.turn.send(text("b"))
         log = desk.store()
@@ -335,9 +336,10 @@ async def test_content_is_refused_before_anything_is_asked(verb: str, message: A
 
 async def test_a_commit_whose_caller_was_cancelled_is_carried_out_all_the_same(desk: Desk) -> None:
     """Once asked for, a commit is the supervisor's; the next send waits for it."""
+    scope = trio.CancelScope()
     await desk.turn.send(text("a"))
     async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
+        with scope:
             nursery.start_soon(_cancel_later, scope)
             await desk.turn.commit()
         assert [text("a")] == desk.take()[0].content

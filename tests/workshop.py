@@ -14,22 +14,25 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
 import msgspec
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from relaytrio._errors import StoreUnavailable
 from relaytrio._parts import PartLog, PartLogs
-from relaytrio._protocol.chat import Answer, Chat, Command, Create, Interrupt, RunCommand, SendMessage
+from relaytrio._protocol.chat import Answer, Chat, Command, Create, EditMessage, Interrupt, RunCommand, SendMessage
 from relaytrio._protocol.content import user_message
 from relaytrio._protocol.events import Episode, Message
 from relaytrio._settings import Settings
-from relaytrio._turn import Responder
+from relaytrio._turn import Responder, Turn
 from relaytrio._worker import Worker
 from relaytrio.stores._base import Candidate, IdempotencyKey, Outcome, OwnedChat, Replica
 from relaytrio.stores.memory import MemoryStore
 
 T = TypeVar("T")
 
+HELLO = Create(messages=(user_message("hello"),))
+"""A chat that wants an answer."""
 HERE = "here"
 THERE = "there"
 Fault: TypeAlias = Literal["fail", "lose", "hang", "lose and hang"]
@@ -202,6 +205,7 @@ async def until_idle(seconds: float = 0.0) -> None:
 
 
 async def no_responder(turn: object) -> None:
+    await trio.lowlevel.checkpoint()
     raise AssertionError("no responder was to run")
 
 
@@ -243,3 +247,50 @@ def rows(log: PartLog) -> list[dict[str, Any]]:
     """All events in a log, as a viewer would read them."""
     burst = log.read(0, 1 << 30)
     return [] if burst is None else msgspec.json.decode(b"[" + burst.rows + b"]")
+
+
+class Scripted:
+    """A responder that a test leads: each call takes the next script, the last one again and again."""
+
+    def __init__(self, *scripts: Any) -> None:
+        self._scripts = list(scripts)
+        self.turns: list[Turn] = []
+
+    async def __call__(self, turn: Turn) -> None:
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        self.turns.append(turn)
+        await script(turn)
+
+
+def says(*parts: str, then: BaseException | None = None) -> Any:
+    """Sends these texts, then raises or returns."""
+
+    async def script(turn: Turn) -> None:
+        for part in parts:
+            await turn.send(text(part))
+        if then is not None:
+            raise then
+
+    return script
+
+
+def stays(*parts: str) -> Any:
+    """Sends these texts and goes on for ever."""
+
+    async def script(turn: Turn) -> None:
+        await says(*parts)(turn)
+        await trio.sleep_forever()
+
+    return script
+
+
+async def sleeps_a_second(turn: Turn) -> None:
+    await trio.sleep(1)
+
+
+def edit_of_first() -> EditMessage:
+    return EditMessage(message_id=1, content=user_message("rather").content)
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]

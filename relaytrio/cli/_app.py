@@ -19,7 +19,10 @@ from ._status import BROKEN, HELD, INTERRUPTED, USAGE, status_of
 
 COMMANDS = {
     "demo": ("relaytrio.cli._demo:demo", "A cluster on this machine, with a page to chat on."),
-    "check": ("relaytrio.cli._check:check", "Put a cluster to the test: cut viewers, kill replicas, compare every token."),
+    "check": (
+        "relaytrio.cli._check:check",
+        "Put a cluster to the test: cut viewers, kill replicas, compare every token.",
+    ),
     "serve": ("relaytrio.cli._serve:serve", "Run one replica until SIGTERM or Ctrl-C, which let answers end first."),
     "send": ("relaytrio.cli._send:send", "Send a message to a chat, or begin one with it."),
     "tail": ("relaytrio.cli._tail:tail", "Print a chat as it goes on."),

@@ -138,7 +138,7 @@ def report_json(verdict: Verdict, run: RunRecord, plan: CheckPlan) -> dict[str, 
     """The same for a program."""
     return {
         "status": verdict.status,
-        "options": attrs.asdict(plan.options),
+        "options": attrs.asdict(plan.options, filter=lambda field, _: field.name != "store"),  # may hold a password
         "totals": attrs.asdict(totals_of(verdict, run)),
         "turns": [
             {"number": turn.number, "name": turn.name, "parts": len(turn.tokens), "outcome": turn.outcome}

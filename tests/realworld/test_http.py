@@ -103,7 +103,7 @@ async def open_site(
             app = Starlette(routes=[Mount(prefix, app)])
         shutdown, stopped = trio.Event(), trio.Event()
 
-        async def run(*, task_status: trio.TaskStatus[str]) -> None:
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128 - `serve` calls it
             await serve(engine, app, port=port, shutdown=shutdown, task_status=task_status)
             stopped.set()
 

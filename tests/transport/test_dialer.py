@@ -173,10 +173,10 @@ async def cluster(
             dialer = make_dialer(remote, forward_headers=forward_headers, address=address, settings=settings)
             try:
                 yield Cluster(remote, dialer, requests, peers)
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - told as a failure of the test
                 # It would be taken for ours below, and the test for one that passed.
                 if isinstance(error, trio.Cancelled):
-                    raise AssertionError("cancelled, and nobody did it") from error
+                    raise AssertionError("cancelled, and nobody did it") from error  # noqa: ASYNC104
                 raise
             await wait_all_tasks_blocked()
             assert remote.all_closed

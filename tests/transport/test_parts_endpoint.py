@@ -192,7 +192,7 @@ class Endpoint:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Peer]:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.serve)
+            nursery.start_soon(self.serve)  # noqa: ASYNC113 - that it is not there yet is part of the test
             yield self.peer
             self.scope.cancel()
 

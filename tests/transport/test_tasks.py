@@ -65,7 +65,7 @@ async def test_what_the_body_raised_besides_a_failed_task_leaves_without_cancell
         finally:
             raise ValueError
 
-    with pytest.raises(ExceptionGroup) as left:
+    with pytest.raises(ExceptionGroup) as left:  # noqa: ASYNC401 - what is in it is looked at below
         async with background() as outer:
             outer.start_soon(fail)
             async with trio.open_nursery() as inner:

@@ -1,4 +1,4 @@
-"""What may be asked of a chat: the commands that `chat.py` decides on. Values only; its table says which may come when."""
+"""What may be asked of a chat: commands, as values. Which of them is possible when is in the table of `chat.py`."""
 
 from __future__ import annotations
 

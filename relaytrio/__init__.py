@@ -6,11 +6,13 @@ Where things are (imports go downwards only):
     _protocol/           the rules, pure: events, chat transitions, resume, bursts, retry delays, wire
     _settings.py         every default, named, with its reason
     _parts.py            part logs of this replica
+    _bounded.py          a read of the store that hangs counts as failed
     _hints.py            who watches which chat; hints and the poll
     _dialer.py           what a relay asks of a dialer
     _relay.py            which worker to follow: the dial as a child scope, retry, hand-over
     _subscription.py     one viewer: watch, merge and relay in one nursery
-    _turn.py, _run.py    what a responder holds; one ownership of a chat
+    _turn.py, _record.py what a responder holds, and what it shares with its run
+    _ownership.py, _run.py  one ownership of a chat: its dealings with the store, its supervisor
     _worker.py           acquire, run the responder, interrupt, recover, hand over at shutdown
     _presence.py         register, heartbeat, who is dead
     _engine.py           open_engine: one replica, wired

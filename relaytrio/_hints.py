@@ -18,6 +18,7 @@ from typing import Literal, NoReturn, Protocol, TypeAlias
 
 import trio
 
+from ._bounded import within
 from ._errors import PubSubUnavailable, StoreUnavailable
 from ._protocol.chat import Chat
 from ._protocol.retry import Backoff
@@ -211,7 +212,7 @@ class Hints:
     async def _compare(self) -> None:
         chat_ids = iter(tuple(self._watchers))
         while chunk := tuple(islice(chat_ids, POLL_CHATS)):
-            stored = await self._store.fingerprints(chunk)
+            stored = await within(self._settings.store_read_seconds, self._store.fingerprints(chunk))
             for chat_id in chunk:
                 for watcher in tuple(self._watchers.get(chat_id, ())):
                     if watcher.fingerprint != stored.get(chat_id):

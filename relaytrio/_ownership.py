@@ -120,12 +120,19 @@ class Ownership:
     # --------------------------------------------------------------------------------------------- reads
 
     async def history(self) -> tuple[Message, ...]:
-        """All live messages in order. Raises `ChatNotFound` and `StoreSilent`."""
+        """What the present episode goes on from: all live messages in order.
+
+        Raises `ChatNotFound`, `StoreSilent`, and `ChatTaken` if the history is another one already. Nothing fences a
+        read, and rows that answer a newer history would carry a cursor past messages that their viewers never had.
+        """
         messages: list[Message] = []
         while page := await self._insist(
             lambda: self._place.store.list_messages(self.chat.id, after_id=messages[-1].id if messages else 0)
         ):
             messages.extend(page)
+        version = messages[-1].version if messages else 0
+        if version != self.log.episode.history_version:
+            raise ChatTaken(f"chat {self.chat.id} has another history than when its run {self.run_id} began to answer")
         return tuple(messages)
 
     async def watch(self) -> None:

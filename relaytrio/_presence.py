@@ -14,6 +14,7 @@ from typing import NoReturn
 import attrs
 import trio
 
+from ._bounded import within
 from ._errors import StoreUnavailable
 from ._settings import Settings
 from ._worker import Worker
@@ -144,7 +145,7 @@ class Presence:
         while True:
             await trio.sleep(self._settings.heartbeat_seconds)
             try:
-                return await self._beat()
+                return await within(self._settings.store_read_seconds, self._beat())
             except StoreUnavailable as error:
                 self._logger.warning("a heartbeat was missed: %s", error)
 
@@ -167,7 +168,7 @@ class Presence:
     async def _watch_others(self, worker: Worker) -> NoReturn:
         while True:
             try:
-                worker.found_dead(await self._look_at_others())
+                worker.found_dead(await within(self._settings.store_read_seconds, self._look_at_others()))
             except StoreUnavailable:
                 # Told by the heartbeat. Time passes for nobody until a read succeeds.
                 self._deaths.look_failed()

@@ -43,6 +43,8 @@ class Settings:
     """How often watched chats are compared with the store, whatever the hints say."""
     look_again_seconds: float = 2.0
     """The longest that the relay waits for a fresh read before it dials again."""
+    store_read_seconds: float = 10.0
+    """A read of the store that takes longer counts as failed: a connection may be dead without anybody saying so."""
     store_retry_seconds: float = 0.5
     """First delay after a failed read; doubles with full jitter to `store_retry_max_seconds`."""
     store_retry_max_seconds: float = 10.0

@@ -21,6 +21,7 @@ from typing import Self, TypeAlias
 import attrs
 import trio
 
+from ._bounded import within
 from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
 from ._hints import Hints, Trouble
 from ._latest import Latest
@@ -302,7 +303,10 @@ class _Watch:
         """One read, from what the viewer has at this moment; its result goes to merge and to the relay."""
         self._reading = True
         try:
-            view = await self._replica.store.read_view(self._chat_id, self._progress.base)
+            view = await within(
+                self._replica.settings.store_read_seconds,
+                self._replica.store.read_view(self._chat_id, self._progress.base),
+            )
         finally:
             self._reading = False
             self._reads_ended += 1

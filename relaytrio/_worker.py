@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 import trio
 
+from ._bounded import within
 from ._errors import ChatNotFound, ChatTaken, Interrupted, InvalidTransition, StoreUnavailable
 from ._ownership import Workplace
 from ._parts import PartLogs
@@ -213,7 +214,8 @@ class Worker:
     async def _acquire_some(self, limit: int) -> bool:
         """Whether something was acquired and there may be more."""
         try:
-            candidates = await self._store.candidates(self._dead, limit)
+            query = self._store.candidates(self._dead, limit)
+            candidates = await within(self._settings.store_read_seconds, query)
             self._reached(None)
             acquired = 0
             for candidate in candidates:

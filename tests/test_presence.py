@@ -237,7 +237,8 @@ async def test_after_an_outage_all_runs_end(
         await shop.create()
         await until_idle(1)
         if hangs:
-            shop.store.plan("heartbeat", "hang")
+            for _ in range(4):  # each counts as failed after 10 s, and the next one comes 5 s later
+                shop.store.plan("heartbeat", "hang")
         else:
             shop.store.down = True
         await until_idle(58)

@@ -307,6 +307,31 @@ async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: Mock
         assert [True] == [event.ok for event in events if isinstance(event, Degraded)]
 
 
+async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> None:
+    """NEVER_HANGS: one lost answer of the store is told, and the next read brings what was missed."""
+
+    class Hanging(MemoryStore):
+        hanging = False
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if self.hanging:
+                self.hanging = False
+                await trio.sleep_forever()
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Hanging()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            store.hanging = True
+            await scene.acquire(HERE)
+            await until(subscription, Degraded, what="store", ok=False)
+            await scene.finish("answer")
+            assert "message" in kinds(await until(subscription, Status, status="waiting"))
+
+
 async def test_a_deleted_chat_ends_the_stream(autojump_clock: MockClock) -> None:
     """The viewer is told so, and an unknown chat is refused at the door."""
     async with open_scene() as scene:

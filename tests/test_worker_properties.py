@@ -145,6 +145,7 @@ def test_people_and_responders(actions: Sequence[tuple[str, Any]], seed: int, sc
 
 @settings(max_examples=150, deadline=None)
 @given(actions=st.lists(_ACTIONS | _FAULTS, max_size=20), seed=st.integers(0, 10_000), schedule=st.random_module())
+@example(actions=[("fault", ("candidates", "hang")), ("promote", None)], seed=0, schedule=None)
 def test_people_and_responders_and_a_failing_store(
     actions: Sequence[tuple[str, Any]], seed: int, schedule: object
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import trio
 
+from .._errors import RelaytrioError
 from .._protocol.chat import Chat
 from .._protocol.events import Message
 from ..client import ChatClient
@@ -84,7 +85,15 @@ class Conductor:
         )
 
     async def run(self) -> None:
-        """Carry out the plan. Raises `NotDone` and what the client raises."""
+        """Carry out the plan. Raises `NotDone` and what the client raises, unless replicas that died are to blame."""
+        try:
+            await self._run()
+        except* RelaytrioError:
+            self._note_deaths()
+            if not self._died:
+                raise
+
+    async def _run(self) -> None:
         chat = await self._client.create_chat([])
         async with trio.open_nursery() as nursery:
             for index, viewer in enumerate(self.viewers):
@@ -120,6 +129,7 @@ class Conductor:
 
     async def _ask(self, chat_id: str, turn: TurnPlan) -> bool:
         """One turn; whether another one may follow."""
+        await self._disturber.until_two_serve()
         sent = await self._client.send_message(chat_id, turn.name)
         version = sent.snapshot_version
         self._write(turn, version, UNFINISHED)
@@ -196,13 +206,18 @@ class Conductor:
             await trio.sleep(COUNT_SECONDS)
 
     async def _count(self) -> None:
-        """Each replica's counts, and whether one is gone that nobody killed."""
+        """Each replica's counts, and whether one is gone."""
         async with trio.open_nursery() as nursery:
             for replica in self._cluster.replicas:
                 if replica.number in self._disturber.lives.up:
                     nursery.start_soon(self._count_one, replica)
+        self._note_deaths()
+
+    def _note_deaths(self) -> None:
+        """Write down which replicas are gone though nobody killed them."""
         for replica in self._disturber.lives.died():
             self._died.setdefault(replica.number, f"replica {replica.number} ended by itself: {replica.log_tail()}")
+            self._board.poke()
 
     async def _count_one(self, replica: ReplicaProcess) -> None:
         try:

@@ -11,6 +11,7 @@ from random import Random
 
 import trio
 
+from .._wakeup import Wakeup
 from ._check_plan import CheckOptions, TurnPlan, choose_replica, kill_every_seconds
 from ._check_viewer import Board, Viewer
 from ._cluster import Cluster, ReplicaProcess
@@ -29,6 +30,8 @@ class Lives:
         self.killed: set[int] = set()
         """Those that are being killed or started again."""
         self.kills = 0
+        self.returns = 0
+        """How often one has come back."""
         self._cluster = cluster
         for replica in cluster.replicas:
             self.note(replica)
@@ -42,6 +45,11 @@ class Lives:
         """The replicas that serve, in order."""
         running = [replica for replica in self._cluster.replicas if replica.pid is not None]
         return [replica.number for replica in running if replica.number not in self.killed]
+
+    def number_alive(self, replica_id: str | None) -> int | None:
+        """The replica whose present life that is, if it serves."""
+        alive = [replica for replica in self._cluster.replicas if replica.replica_id == replica_id]
+        return next((replica.number for replica in alive if replica.number in self.up), None)
 
     def died(self) -> list[ReplicaProcess]:
         """Replicas that ended by themselves."""
@@ -57,6 +65,7 @@ class Lives:
         await replica.start_again()
         self.note(replica)
         self.killed.discard(replica.number)
+        self.returns += 1
 
 
 class Disturber:
@@ -70,6 +79,8 @@ class Disturber:
         self._options = options
         self._random = Random(f"kill:{options.seed}")
         self._running: TurnPlan | None = None
+        """The turn in the middle of whose answer we are."""
+        self._begun = Wakeup()
 
     async def disturb(self, turn: TurnPlan, ended: trio.Event) -> None:
         """Cut as planned, from the first part on, and keep viewers on both sides. Cancelled when the answer ends."""
@@ -77,6 +88,7 @@ class Disturber:
             nursery.start_soon(self._keep_both_sides)
             await self._board.first_part()
             self._running = turn
+            self._begun.set()
             try:
                 start = trio.current_time()
                 for cut in turn.cuts:
@@ -88,18 +100,25 @@ class Disturber:
                 self._running = None
 
     async def _keep_both_sides(self) -> None:
-        """Whenever the answer is made elsewhere: let there be a viewer there, and one that is not."""
-        served = None
+        """Whenever the answer is made elsewhere, or a replica is back: let there be a viewer there, and one not.
+
+        Not at other times: viewers that were just cut are on their way.
+        """
+        seen = None
         while True:
-            if self._board.owner_id not in (None, served):
-                served = self._board.owner_id
+            if seen != (self._board.owner_id, self.lives.returns):
+                seen = (self._board.owner_id, self.lives.returns)
                 await self._steer()
             await self._board.change()
 
     async def _steer(self) -> None:
         owner = self._owner
         places = [viewer.replica for viewer in self._viewers]
-        if owner is None or (owner in places and any(place not in (None, owner) for place in places)):
+        if (
+            owner is None
+            or len(self.lives.up) < 2
+            or (owner in places and any(place not in (None, owner) for place in places))
+        ):
             return
         crowded = max((place for place in places if place is not None), key=places.count, default=None)
         await self._cut(self._viewers[places.index(crowded)], owner, None)
@@ -111,7 +130,13 @@ class Disturber:
 
     @property
     def _owner(self) -> int | None:
-        return self.lives.number_of.get(self._board.owner_id or "")
+        return self.lives.number_alive(self._board.owner_id)
+
+    async def until_two_serve(self) -> None:
+        """Wait until viewers can be where the answer is made, and elsewhere; not for what will not come back."""
+        while len(self.lives.up) < 2 and not self.lives.died():
+            await self._board.change()
+        await trio.lowlevel.checkpoint()
 
     # --------------------------------------------------------------------------------------------- kills
 
@@ -124,6 +149,7 @@ class Disturber:
             replica = await self._victim()
             due = max(due, trio.current_time()) + every
             await self.lives.kill(replica)
+            self._board.poke()
 
     async def _victim(self) -> ReplicaProcess:
         if self._options.kill == "viewer":
@@ -135,11 +161,11 @@ class Disturber:
         """Whoever is in the middle of an answer, at a moment that chance chooses."""
         while True:
             while self._running is None:
-                await self._board.change()
+                await self._begun.wait()
             turn = self._running
             await trio.sleep(self._random.uniform(0, KILL_SHARE) * turn.seconds)
             owner = self._owner
-            if self._running is turn and owner is not None and owner in self.lives.up:
+            if self._running is turn and owner is not None:
                 return next(replica for replica in self._cluster.replicas if replica.number == owner)
             if self._running is turn:
                 await self._board.change()

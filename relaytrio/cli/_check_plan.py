@@ -25,6 +25,8 @@ MOST_TURNS = 1000
 SHORTEST_SECONDS = 2.0
 """Of an answer: long enough that a viewer that is cut is back while it still runs."""
 LONGEST_SECONDS = 4.0
+OUTLASTING_SECONDS = 5.0, 8.0
+"""The same, where the only replica for viewers elsewhere is killed: an answer has to outlast its restart."""
 FEWEST_TOKENS = 8
 KILL_EVERY_SECONDS = 5.0
 KILLED_SHARE = 1 / 3
@@ -177,6 +179,8 @@ def _turn_seconds(options: CheckOptions, answer_seconds: float) -> float:
 
 def _names(options: CheckOptions, random: Random) -> Sequence[str]:
     shortest, longest = SHORTEST_SECONDS, LONGEST_SECONDS
+    if options.kill == "viewer" and options.replicas == 2:
+        shortest, longest = OUTLASTING_SECONDS
     if options.kill == "worker":
         longest = kill_every_seconds(options) * KILLED_SHARE
         shortest = longest * 2 / 3

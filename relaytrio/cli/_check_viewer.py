@@ -63,6 +63,10 @@ class Board:
             self.seq = max(self.seq, event.seq)
             self._changed.unpark_all()
 
+    def poke(self) -> None:
+        """Something else has changed that those who watch the board should see."""
+        self._changed.unpark_all()
+
     async def change(self) -> None:
         """Wait for news."""
         await self._changed.park()

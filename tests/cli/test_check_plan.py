@@ -53,6 +53,11 @@ def test_answers_last_long_enough() -> None:
     assert all(turn.seconds >= 2 for turn in make_plan(CheckOptions()).turns)
 
 
+def test_answers_outlast_the_only_other_replica() -> None:
+    """Where the only place elsewhere is killed, an answer goes on until that replica is back."""
+    assert all(turn.seconds >= 5 for turn in make_plan(CheckOptions(replicas=2, kill="viewer")).turns)
+
+
 def test_one_viewer_stays_away_in_each_turn() -> None:
     """Where viewers can be spared, one comes back only after the end; where they cannot, none."""
     for viewers, away in ((6, 1), (3, 0)):

@@ -34,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder)}
 
 
-def processes_in(folder: Path) -> list[str]:
+def processes_in(folder: Path) -> list[int]:
     """The processes whose command line names something in this folder, where the system tells."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -43,7 +43,7 @@ def processes_in(folder: Path) -> list[str]:
         except OSError:
             continue  # it has just ended
         if str(folder).encode() in arguments:
-            found.append(arguments.decode(errors="replace").replace("\0", " "))
+            found.append(int(entry.parent.name))
     return found
 
 
@@ -139,4 +139,22 @@ async def test_ctrl_c(moment: float, tmp_path: Path) -> None:
                 assert await process.wait() == 130
         finally:
             process.kill()
+    assert_nothing_left(tmp_path)
+
+
+async def test_a_replica_that_dies(tmp_path: Path) -> None:
+    """A replica that ends though the check has not killed it is a fault, whatever else comes of the run."""
+    running = command(*SMALL, "--turns", "2")
+    process = await trio.lowlevel.open_process(running, stdout=subprocess.PIPE, env=environment(tmp_path))
+    assert process.stdout is not None
+    async with process.stdout:
+        try:
+            await trio.sleep(5)
+            os.kill(processes_in(tmp_path)[0], signal.SIGKILL)
+            with trio.fail_after(45):
+                output = b"".join([chunk async for chunk in process.stdout])
+                assert await process.wait() == 1
+        finally:
+            process.kill()
+    assert b"ended by itself" in output
     assert_nothing_left(tmp_path)

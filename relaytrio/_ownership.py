@@ -16,8 +16,8 @@ import attrs
 import trio
 
 from ._errors import ChatNotFound, ChatTaken, StoreUnavailable
-from ._parts import PartLogs
-from ._protocol.chat import Answer, Chat, Command
+from ._parts import PartLog, PartLogs
+from ._protocol.chat import Answer, Chat, Command, RecordRetry
 from ._protocol.events import Episode, Message
 from ._protocol.retry import Backoff
 from ._settings import Settings
@@ -102,9 +102,9 @@ class Ownership:
         finally:
             self._under_way = False
             self._settled.set()
-        return self._take(outcome)
+        return self._take(outcome, same_episode=kind is RecordRetry)
 
-    def _take(self, outcome: Outcome) -> Answer:
+    def _take(self, outcome: Outcome, *, same_episode: bool) -> Answer:
         """What follows a committed transition: the log of the new episode, and only then the hint."""
         answer, chat = outcome.answer, outcome.chat
         if answer.run_goes_on and chat.run_id != self.run_id:
@@ -112,10 +112,16 @@ class Ownership:
         self.chat = chat
         if not answer.run_goes_on:
             self.end()
-        elif _episode(answer, self.run_id) != self.log.episode:
-            self.log = self._place.parts.make(chat.id, _episode(answer, self.run_id))
+        elif not same_episode:
+            self.log = self._new_log(_episode(answer, self.run_id))
         self._place.announce(chat)
         return answer
+
+    def _new_log(self, episode: Episode) -> PartLog:
+        if self._place.parts.find(self.chat.id, episode) is not None:
+            # Only a store that was set back under this run gets here: viewers have seen other rows of that episode.
+            raise ChatTaken(f"chat {self.chat.id} was set back to an episode that run {self.run_id} has had")
+        return self._place.parts.make(self.chat.id, episode)
 
     # --------------------------------------------------------------------------------------------- reads
 

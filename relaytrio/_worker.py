@@ -314,4 +314,5 @@ class Worker:
 
     def _make_empty_log(self, chat: Chat, run_id: str) -> None:
         episode = Episode(chat.history_version, chat.generation_attempt, run_id)
-        self._parts.make(chat.id, episode).seal()
+        if self._parts.find(chat.id, episode) is None:  # else the store was set back, and the run has had it
+            self._parts.make(chat.id, episode).seal()

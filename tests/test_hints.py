@@ -131,6 +131,25 @@ async def test_a_lost_notifier_is_told_and_listened_to_again(autojump_clock: Moc
             await until(subscription, Degraded, what="pubsub", ok=True)
 
 
+async def test_what_was_said_while_nobody_listened_is_looked_for(autojump_clock: MockClock) -> None:
+    """NO_LOSS: when hints arrive again everybody looks at once, and does not wait for the poll."""
+    pubsub = Flaky()
+    async with open_scene(pubsub=pubsub, poll_seconds=1000.0) as scene:
+        await wait_all_tasks_blocked()
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            pubsub.refusing = True
+            await pubsub.inner.publish(Hint("other", 1, "running", None))
+            await until(subscription, Degraded, what="pubsub", ok=False)
+            scene.announcing = False
+            await scene.acquire(HERE)
+            await scene.finish("unheard")
+            pubsub.refusing = False
+            started = trio.current_time()
+            await until(subscription, Status, status="waiting")
+            assert trio.current_time() - started <= 10
+
+
 async def test_a_notifier_that_always_ends_at_once_costs_nothing(autojump_clock: MockClock) -> None:
     """NO_SPIN: each new try waits longer, up to a bound."""
     pubsub = Flaky()

@@ -128,7 +128,8 @@ class Progress:
         reason = self._why_preview_ends(chat)
         if self._is_news("queue", queue):
             events.append(QueueUpdate(queue=queue, cursor=str(self.cursor)))
-        if self._is_news("status", (chat.status, chat.worker_id, chat.snapshot_version)):
+        # In a store that was set back, one version can stand for two things.
+        if self._is_news("status", (chat.status, chat.worker_id, chat.snapshot_version, chat.live_episode)):
             events.append(
                 Status(
                     status=chat.status,

@@ -26,6 +26,10 @@ class Record:
     sizes: dict[int, int] = attrs.field(factory=dict)
     """The weight of each in bytes."""
 
+    def copy(self) -> Record:
+        """Another one with the same content: what is in it is never changed, only replaced."""
+        return Record(self.chat, self.queue, list(self.messages), dict(self.sizes))
+
     def find(self, message_id: int) -> Message | None:
         index = bisect_left(self.messages, message_id, key=_id_of)
         if index < len(self.messages) and self.messages[index].id == message_id:

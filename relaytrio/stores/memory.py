@@ -39,6 +39,16 @@ class _KeptAnswer:
     until_seconds: float
 
 
+@attrs.frozen
+class MemoryBackup:
+    """What a `MemoryStore` held at an instant. Made by `backup`, good for any number of `restore`s."""
+
+    records: Mapping[str, Record] = attrs.field(repr=False)
+    active: tuple[str, ...]
+    answers: Mapping[tuple[bool, str, str], _KeptAnswer] = attrs.field(repr=False)
+    replicas: Mapping[str, Replica]
+
+
 class MemoryStore:
     """A `Store` in memory.
 
@@ -71,6 +81,25 @@ class MemoryStore:
     def lose_lock(self, replica_id: str) -> None:
         """Free a replica's lock and leave its row, as its sudden death would. For tests."""
         self._locked.discard(replica_id)
+
+    def backup(self) -> MemoryBackup:
+        """A copy of all rows as they are now. Synchronous."""
+        return MemoryBackup(
+            records={chat_id: record.copy() for chat_id, record in self._records.items()},
+            active=tuple(self._active),
+            answers=dict(self._answers),
+            replicas=dict(self._replicas),
+        )
+
+    def restore(self, backup: MemoryBackup) -> None:
+        """Set all rows back to an older copy, under whoever is using them. Synchronous.
+
+        Locks belong to the connections that hold them, and stay as they are.
+        """
+        self._records = {chat_id: record.copy() for chat_id, record in backup.records.items()}
+        self._active = dict.fromkeys(backup.active)
+        self._answers = dict(backup.answers)
+        self._replicas = dict(backup.replicas)
 
     # transitions
 

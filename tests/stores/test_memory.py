@@ -14,6 +14,7 @@ from relaytrio._protocol.chat import Create, SendMessage
 from relaytrio._settings import DEFAULTS, Settings
 from relaytrio.stores import IdempotencyKey, MemoryStore, Replica, Store, open_store
 from relaytrio.testing.contracts import StoreContract
+from relaytrio.testing.contracts._kit import Everything
 
 TEXT = [{"type": "text", "text": "q"}]
 
@@ -63,3 +64,21 @@ async def test_a_key_is_forgotten_after_its_time() -> None:
         await store.apply("c", SendMessage(content=TEXT), attrs.evolve(key, request_hash="other"))
     now[0] = "2026-01-01T02:00:00Z"
     assert (await store.apply("c", SendMessage(content=TEXT), key)).changed
+
+
+async def test_it_is_set_back_to_an_older_copy() -> None:
+    """All rows are as they were, whatever was written since, and the copy is good for another time."""
+    store = MemoryStore()
+    await store.create_chat("c", Create(messages=()))
+    await store.register(Replica(id="w", address=None, version="1"))
+    backup = store.backup()
+    before = await Everything.of(store, "c")
+    for _ in range(2):
+        await store.apply("c", SendMessage(content=TEXT), IdempotencyKey(scope="c", key="k", request_hash="h"))
+        await store.create_chat("d", Create(messages=()))
+        await store.unregister("w")
+        store.restore(backup)
+        assert before == await Everything.of(store, "c")
+        assert ["c"] == [chat.id for chat in await store.list_chats()]
+        assert ["w"] == [row.id for row in await store.replicas()]
+    assert (await store.apply("c", SendMessage(content=TEXT))).changed

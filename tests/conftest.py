@@ -13,6 +13,17 @@ from trio.testing import MockClock
 REALWORLD = Path(__file__).parent / "realworld"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="explore random histories for so long, from a seed that is printed",
+    )
+    parser.addoption("--seed", type=int, default=None, help="the seed to begin with; a new one each time if not given")
+
+
 def _virtual_only(wait: Callable[[float], Awaitable[None]], what: str) -> Callable[[float], Awaitable[None]]:
     async def guarded(when: float) -> None:
         # A sleep of 0 is only a checkpoint; pytest-trio makes one before every test.

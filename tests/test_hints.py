@@ -142,7 +142,7 @@ async def test_what_was_said_while_nobody_listened_is_looked_for(autojump_clock:
             await pubsub.inner.publish(Hint("other", 1, "running", None))
             await until(subscription, Degraded, what="pubsub", ok=False)
             scene.announcing = False
-            await scene.acquire(HERE)
+            await scene.acquire(HERE, log=False)
             await scene.finish("unheard")
             pubsub.refusing = False
             started = trio.current_time()

@@ -303,6 +303,23 @@ async def test_past_the_200_ms_the_message_comes_and_no_part_follows(autojump_cl
         check_stream(events)
 
 
+async def test_no_message_waits_longer_for_a_worker_that_goes_on(autojump_clock: MockClock) -> None:
+    """The leg stays open for the next episode, and the end of the former one is lost: 200 ms, no more."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            await until(subscription, MessagePart)
+            await scene.send("next")
+            await until(subscription, Status)
+            started = trio.current_time()
+            await scene.finish("ab")
+            await until(subscription, MessageEvent)
+            assert pytest.approx(0.2) == trio.current_time() - started
+            assert not leg.closed.is_set()
+
+
 async def test_a_lost_leg_at_the_end_makes_nobody_wait(autojump_clock: MockClock) -> None:
     """An unattended copy counts as sealed."""
     async with open_scene() as scene:
@@ -453,8 +470,11 @@ async def test_a_store_error_at_the_recheck_loses_no_retry(autojump_clock: MockC
             scene.replica = attrs.evolve(scene.replica, store=store)
             async with scene.subscribe():
                 store.mode = mode
-                for _ in range(4):
+                for failures in range(4):
+                    started = trio.current_time()
                     (await scene.dialer.next_dial()).fail()
+                    waited = trio.current_time() - started
+                    assert waited <= 0.5 * 2**failures + scene.replica.settings.look_again_seconds
 
 
 async def test_the_last_other_filler_leaves_its_copy_to_who_waits(autojump_clock: MockClock) -> None:
@@ -604,6 +624,7 @@ async def test_an_interrupted_chat_still_runs_there(autojump_clock: MockClock) -
             await until(subscription, CaughtUp)
             await scene.apply(Interrupt())
             await until(subscription, Status, status="interrupting")
+            await trio.sleep(1)
             scene.feed(leg, episode, ["a"])
             events = await until(subscription, MessagePart)
             leg.end("sealed", 1, episode=episode)

@@ -110,8 +110,10 @@ async def test_history_comes_in_pages_and_rows_after_all_of_it(autojump_clock: M
             await scene.send(f"question {number}")
         episode = await scene.acquire(HERE)
         scene.make_parts(episode, "a")
+        started = trio.current_time()
         async with scene.subscribe() as subscription:
             events = await until(subscription, MessagePart)
+        assert started == trio.current_time()
         assert list(range(1, 10)) == [event.message.id for event in events if isinstance(event, MessageEvent)]
         assert ["queue_update", "status", "caught_up", "message_part"] == kinds(events)[-4:]
         check_stream(events)
@@ -132,8 +134,10 @@ async def test_a_commit_between_subscribe_and_read_is_seen_once(autojump_clock: 
         late = Committing()
         late.__dict__.update(scene.memory.__dict__)
         scene.replica = attrs.evolve(scene.replica, store=late)
+        started = trio.current_time()
         async with scene.subscribe() as subscription:
             events = await until(subscription, Status, status="waiting")
+        assert started == trio.current_time()
         assert [1, 2] == [event.message.id for event in events if isinstance(event, MessageEvent)]
 
 
@@ -149,6 +153,28 @@ async def test_lost_hints_change_nothing_but_timing(autojump_clock: MockClock) -
             events = await until(subscription, Status, status="waiting")
             assert trio.current_time() - started <= scene.replica.settings.poll_seconds
         assert [2] == [event.message.id for event in events if isinstance(event, MessageEvent)]
+
+
+async def test_a_hint_of_what_the_store_does_not_have_is_looked_for_once(autojump_clock: MockClock) -> None:
+    """NO_SPIN: a version that was lost with a restore, or never was, costs one read."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            self.reads += 1
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Counting()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.hints.announce(attrs.evolve(await scene.memory.read_chat("c"), snapshot_version=999))
+            with trio.move_on_after(1):
+                await subscription.__anext__()
+            assert 2 == store.reads
 
 
 async def test_an_edit_below_the_cursor_resets_the_history(autojump_clock: MockClock) -> None:

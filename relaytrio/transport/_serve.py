@@ -2,7 +2,8 @@
 
 Hypercorn serves a connection, but connections are accepted here. Its own loop has them all in one nursery: whatever
 makes its parsers raise (a wrong header of an upgrade to HTTP/2 is enough) ends the whole server, and it raises such
-things with the peer's headers in them. Here it ends that connection.
+things with the peer's headers in them. Here it ends that connection. And where Hypercorn would wait for ever, for a
+peer that has left, to take the rest of an answer, the connection is ended here.
 
 Hypercorn sends under a shield: a peer that does not read can hold a send, and with it the end of the whole server, for
 as long as it likes. Two things prevent that. The listening socket, which is made here, has a `TCP_USER_TIMEOUT` where
@@ -46,6 +47,8 @@ IDLE_SECONDS: Final = 60.0
 """How long a connection is kept open for a next request: longer than clients keep theirs, so that they close first."""
 BACKLOG: Final = 512
 """Connections that wait to be accepted: all viewers of a replica that stopped come at once."""
+LEFT_SECONDS: Final = 10.0
+"""What is done for a peer that has left, a request that is under way or the end of a stream, may take so long."""
 
 _logger = logging.getLogger("relaytrio.server")
 
@@ -103,21 +106,25 @@ class _Connections:
         # Their type of an app is narrower than ASGI's own.
         self._app = wrap_app(cast("Framework", app), self._config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(max_requests=None)
-        self._open: set[trio.SocketStream] = set()
+        self._open: set[_Connection] = set()
         self._ended = Flag()
         """Set whenever one has ended."""
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection, to its end. Its failure is its own."""
-        self._open.add(stream)
-        theirs = cast("trio.SSLStream[trio.SocketStream]", stream)  # a plain one will do
+        connection = _Connection(stream)
+        theirs = cast("trio.SSLStream[trio.SocketStream]", connection)  # any stream with a socket will do
+        self._open.add(connection)
         try:
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), theirs).run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.end_when_left, nursery.cancel_scope)
+                await TCPServer(self._app, self._config, self._context, ConnectionState({}), theirs).run()
+                nursery.cancel_scope.cancel()
         except* Exception as failures:
             # No more of it: what Hypercorn raises may hold the peer's headers.
             _logger.warning("a connection was given up: %s", type(first_of(failures)).__name__)
         finally:
-            self._open.discard(stream)
+            self._open.discard(connection)
             self._ended.set()
 
     async def stop(self) -> None:
@@ -133,9 +140,54 @@ class _Connections:
         try:
             await trio.sleep_forever()
         finally:
-            for stream in self._open:
+            for connection in self._open:
                 with suppress(OSError):  # the peer was faster
-                    stream.socket.shutdown(socket.SHUT_RDWR)
+                    connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(trio.abc.HalfCloseableStream):
+    """A connection's stream, as Hypercorn sees it. Knows when there is nobody to talk to any more."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.socket = stream.socket
+        self._stream = stream
+        self._left = trio.Event()
+
+    async def end_when_left(self, everything: trio.CancelScope) -> None:
+        """Give what is still done for a peer that has left its time, then cancel it."""
+        await self._left.wait()
+        await trio.sleep(LEFT_SECONDS)
+        everything.cancel()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self._left.set()
+            raise
+        except trio.BusyResourceError:
+            # Hypercorn sends under a lock, but closes beside it.
+            raise trio.BrokenResourceError("the connection is being closed") from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            self._left.set()
+            raise
+        if not data:
+            self._left.set()
+        return data
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        self._left.set()
+        await self._stream.aclose()
 
 
 def _config(settings: Settings) -> Config:

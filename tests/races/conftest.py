@@ -1,4 +1,4 @@
-"""`pytest --thorough SECONDS`: explore histories for as long as it is told."""
+"""Quiet replicas, for thousands of histories."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--thorough",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="explore random histories for so long, from a seed that is printed",
-    )
-    parser.addoption("--seed", type=int, default=None, help="the seed to begin with; a new one each time if not given")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""What the engine reaches, measured: `python -m benchmarks`, or one of them by name."""

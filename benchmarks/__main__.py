@@ -1,0 +1,25 @@
+"""`python -m benchmarks [NAME ...]`: without a name, all of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from . import races
+
+BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main}
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the named ones; 2 if there is no such name."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        BENCHMARKS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""How fast histories of a simulated cluster are explored: two replicas, two viewers, ten steps each.
+
+Counted by the CPU's time, of one core: what else the machine does matters less. A history is distinct if the order of
+its events is.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+
+import attrs
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from relaytrio.testing import Schedule, random_history, run_history
+from relaytrio.testing._simulated_legs import LegKind
+
+ROUNDS = 5
+HISTORIES = 60
+"""In a round; the rounds of all kinds are interleaved."""
+
+
+@attrs.define
+class Kind:
+    """One kind of history, and what was measured of it."""
+
+    name: str
+    legs: LegKind
+    faults: bool
+    rates: list[float] = attrs.field(factory=list)
+    hours: list[float] = attrs.field(factory=list)
+    traces: set[int] = attrs.field(factory=set)
+    count: int = 0
+
+    def run(self, first_seed: int) -> None:
+        """One round. Raises `ClusterViolation` if a history breaks an invariant."""
+        began, virtual_seconds = time.process_time(), 0.0
+        for seed in range(first_seed, first_seed + HISTORIES):
+            history = random_history(seed, faults=self.faults)
+            report = run_history(history, Schedule.random(seed), legs=self.legs)
+            self.traces.add(report.fingerprint)
+            virtual_seconds += report.checked.virtual_seconds
+        seconds = time.process_time() - began
+        self.rates.append(HISTORIES / seconds)
+        self.hours.append(virtual_seconds / 3600 / seconds)
+        self.count += HISTORIES
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    logging.getLogger("relaytrio").setLevel(logging.CRITICAL + 1)
+    kinds = [
+        Kind("legs in memory", "memory", faults=False),
+        Kind("legs in memory, faults", "memory", faults=True),
+        Kind("over trio-websocket", "websocket", faults=False),
+        Kind("over trio-websocket, faults", "websocket", faults=True),
+    ]
+    console = Console(stderr=True)
+    for number in track(range(ROUNDS), "exploring", console=console, transient=True):
+        for kind in kinds:
+            kind.run(number * HISTORIES)
+    table = Table("histories", "a second", "from", "to", "virtual hours a second", "distinct")
+    for kind in kinds:
+        figures = (statistics.median(kind.rates), min(kind.rates), max(kind.rates))
+        hours = f"{statistics.median(kind.hours):.2f}"
+        distinct = f"{len(kind.traces)} of {kind.count}"
+        table.add_row(kind.name, *(f"{figure:.0f}" for figure in figures), hours, distinct)
+    Console().print(table)

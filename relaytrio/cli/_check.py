@@ -23,7 +23,7 @@ from ._check_report import Progress, report_json, report_lines
 from ._cluster import Cluster, ReplicaSpec, open_cluster
 from ._output import Output
 from ._signals import status_after, two_signals
-from ._status import HELD, NotDone
+from ._status import HELD, NOT_DONE, NotDone
 
 GRACE_SECONDS = 3.0
 """At the end no answer is running: this is for what a replica does anyway."""
@@ -63,6 +63,8 @@ async def check(
         with run.scope:
             await run.carry_out(options)
         nursery.cancel_scope.cancel()
+    if run.asked is not None:
+        return _cut_short(run.asked)
     return run.status
 
 
@@ -71,14 +73,16 @@ class _Check:
 
     def __init__(self, output: Output, json: bool) -> None:
         self.scope = trio.CancelScope()
-        self.status = HELD
+        self.status = NOT_DONE
+        self.asked: int | None = None
+        """The signal with which somebody asked."""
         self._output = output
         self._json = json
         self._cluster: Cluster | None = None
 
     def ask(self, number: int) -> None:
         """Somebody wants it to end: nobody waits for an orderly end of the replicas then."""
-        self.status = status_after(number)
+        self.asked = number
         self.scope.cancel()
         self.insist()
 
@@ -119,6 +123,14 @@ class _Check:
         if conductor is None:
             raise NotDone(f"the cluster was not ready after {plan.seconds:g} s")
         return conductor.record(out_of_time=scope.cancelled_caught)
+
+
+def _cut_short(number: int) -> int:
+    """The exit status after a signal: what was not done proves nothing, however orderly it ended."""
+    status = status_after(number)
+    if status == HELD:
+        raise NotDone("a signal ended it before it was done")
+    return status
 
 
 def _specs(options: CheckOptions) -> list[ReplicaSpec]:

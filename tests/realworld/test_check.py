@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -125,18 +127,41 @@ async def test_out_of_time(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize("moment", [2.0, 6.0])
-async def test_ctrl_c(moment: float, tmp_path: Path) -> None:
-    """Ctrl-C in the middle of it all ends it promptly with status 130; nothing is left behind."""
+def starting(folder: Path) -> bool:
+    """Whether the cluster is being started, or was."""
+    return bool(processes_in(folder))
+
+
+def answering(folder: Path) -> bool:
+    """Whether an answer is being made."""
+    for database in folder.glob("*/chat.db"):
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            try:
+                return connection.execute("SELECT 1 FROM chats WHERE status = 'running'").fetchone() is not None
+            except sqlite3.OperationalError:
+                return False  # its tables are being made
+    return False
+
+
+async def until(moment: Callable[[Path], bool], folder: Path) -> None:
+    with trio.fail_after(30):
+        while not moment(folder):  # noqa: ASYNC110 - no event comes out of another process
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("moment", [starting, answering])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+async def test_a_signal(moment: Callable[[Path], bool], number: int, status: int, tmp_path: Path) -> None:
+    """Whatever ends it before its time, it ends promptly, never claims to have held, and leaves nothing behind."""
     running = command(*SMALL, "--turns", "20")
     process = await trio.lowlevel.open_process(running, stdout=subprocess.PIPE, env=environment(tmp_path))
     assert process.stdout is not None
     async with process.stdout:
         try:
-            await trio.sleep(moment)
-            process.send_signal(signal.SIGINT)
+            await until(moment, tmp_path)
+            process.send_signal(number)
             with trio.fail_after(20):
-                assert await process.wait() == 130
+                assert await process.wait() == status
         finally:
             process.kill()
     assert_nothing_left(tmp_path)
@@ -149,7 +174,7 @@ async def test_a_replica_that_dies(tmp_path: Path) -> None:
     assert process.stdout is not None
     async with process.stdout:
         try:
-            await trio.sleep(5)
+            await until(answering, tmp_path)
             os.kill(processes_in(tmp_path)[0], signal.SIGKILL)
             with trio.fail_after(45):
                 output = b"".join([chunk async for chunk in process.stdout])

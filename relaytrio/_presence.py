@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from ._bounded import within
-from ._errors import StoreUnavailable
+from ._errors import StoreError, StoreUnavailable
 from ._settings import Settings
 from ._worker import Worker
 from .stores._base import Replica, Store
@@ -118,7 +118,8 @@ class Presence:
     async def _unregister(self) -> None:
         try:
             await self._store.unregister(self._replica.id)
-        except StoreUnavailable as error:
+        except StoreError as error:
+            # Unusable too: what the replica ends with is what made it end.
             self._logger.warning("the row of this replica stays, others will find it dead: %s", error)
 
     async def run(self) -> NoReturn:

@@ -193,7 +193,7 @@ async def test_a_store_that_is_away_at_the_start_is_told(autojump_clock: MockClo
             raise AssertionError("not registered")
 
 
-@pytest.mark.parametrize("fault", ["fail", "hang"])
+@pytest.mark.parametrize("fault", ["fail", "hang", "break"])
 async def test_leaving_does_not_depend_on_the_store(
     autojump_clock: MockClock, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

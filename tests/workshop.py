@@ -18,7 +18,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from relaytrio._errors import StoreUnavailable
+from relaytrio._errors import StoreUnavailable, StoreUnusable
 from relaytrio._parts import PartLog, PartLogs
 from relaytrio._protocol.chat import Answer, Chat, Command, Create, EditMessage, Interrupt, RunCommand, SendMessage
 from relaytrio._protocol.content import user_message
@@ -35,8 +35,8 @@ HELLO = Create(messages=(user_message("hello"),))
 """A chat that wants an answer."""
 HERE = "here"
 THERE = "there"
-Fault: TypeAlias = Literal["fail", "lose", "hang", "lose and hang"]
-"""Unreachable before it had an effect; the answer was lost after it had; no answer at all, before or after."""
+Fault: TypeAlias = Literal["fail", "lose", "hang", "lose and hang", "break"]
+"""Unreachable before it had an effect; the answer was lost after it had; no answer, before or after; unusable."""
 
 
 class FaultyStore(MemoryStore):
@@ -68,6 +68,9 @@ class FaultyStore(MemoryStore):
         if fault == "fail":
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable("planned")
+        if fault == "break":
+            await trio.lowlevel.checkpoint()
+            raise StoreUnusable("planned, for good")
         if fault == "hang":
             await trio.sleep_forever()
         result = await call()

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from typing import TypeVar
 
 import attrs
 import msgspec
 
 from .._protocol.chat import Chat, Transition
 from .._protocol.events import Message, MessageRef, QueueEntry
+
+_Item = TypeVar("_Item", Message, QueueEntry)
 
 
 @attrs.define
@@ -50,13 +53,19 @@ class Record:
 
     def write(self, transition: Transition) -> None:
         self.chat = transition.chat
-        self.queue = transition.queue
+        known = {entry.id for entry in self.queue}
+        self.queue = tuple(entry if entry.id in known else apart(entry) for entry in transition.queue)
         if transition.deleted_from is not None:
             start = bisect_left(self.messages, transition.deleted_from, key=_id_of)
             self.messages[start:] = [attrs.evolve(message, deleted=True) for message in self.messages[start:]]
         for message in transition.inserted:
-            self.messages.append(message)
+            self.messages.append(apart(message))
             self.sizes[message.id] = len(msgspec.json.encode(message.content))
+
+
+def apart(item: _Item) -> _Item:
+    """With a content of its own: whoever holds the other may change theirs, as with any database."""
+    return attrs.evolve(item, content=msgspec.json.decode(msgspec.json.encode(item.content)))
 
 
 def _id_of(message: Message) -> int:

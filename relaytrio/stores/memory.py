@@ -21,7 +21,7 @@ from .._protocol.events import Message, MessageRef, QueueEntry
 from .._settings import DEFAULTS, Settings
 from ._base import Candidate, Fingerprint, IdempotencyKey, Outcome, OwnedChat, Replica, View
 from ._fresh import Fresher, hours, utc_now
-from ._memory_record import Record
+from ._memory_record import Record, apart
 from ._page import Known, start_of_page, take_page
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class MemoryStore:
         return await self._atomic(lambda: self._record(chat_id).chat)
 
     async def read_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
-        return await self._atomic(lambda: self._record(chat_id).queue)
+        return await self._atomic(lambda: tuple(map(apart, self._record(chat_id).queue)))
 
     async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
         return await self._atomic(lambda: self._list_chats(before, limit))
@@ -264,11 +264,11 @@ class MemoryStore:
         )
         return View(
             chat=record.chat,
-            queue=record.queue,
+            queue=tuple(map(apart, record.queue)),
             base=base,
             base_live=start.base_live,
             anchor=start.anchor,
-            messages=messages,
+            messages=tuple(map(apart, messages)),
             more=more,
         )
 
@@ -281,7 +281,7 @@ class MemoryStore:
 
     def _list_messages(self, chat_id: str, after_id: int, limit: int) -> tuple[Message, ...]:
         after = self._record(chat_id).live_after(after_id)
-        return take_page(after, most_messages=limit, most_bytes=self._settings.page_bytes)[0]
+        return tuple(map(apart, take_page(after, most_messages=limit, most_bytes=self._settings.page_bytes)[0]))
 
     def _fingerprint(self, chat_id: str) -> Fingerprint:
         record = self._records[chat_id]

@@ -8,7 +8,7 @@ import trio
 from trio.testing import assert_checkpoints
 
 from ..._errors import ChatNotFound
-from ..._protocol.chat import Acquire, Create, EditMessage, FinishTurn, SendMessage
+from ..._protocol.chat import Acquire, Create, EditMessage, FinishTurn, NewMessage, SendMessage
 from ..._protocol.events import NO_MESSAGE, MessageRef
 from ...stores import Fingerprint, Replica, Store, View
 from ._kit import LIMITS, StoreTests, acquire, asked, assistant, live_messages, text, texts
@@ -62,6 +62,22 @@ class StoreReads(StoreTests):
             await store.create_chat("c", asked("1", "2"))
             await store.apply("c", EditMessage(message_id=2, content=text("two")))
             assert (False, NO_MESSAGE, ["1", "two"]) == _said(await store.read_view("c", MessageRef(2, "-")))
+
+    async def test_what_is_stored_is_nobodys_to_change(self) -> None:
+        """Whoever gave content, or got it, may go on changing what they hold: what is stored stays as it is."""
+        async with self.open(LIMITS) as store:
+            held = [text("1"), text("2")]
+            await store.create_chat("c", Create(messages=(NewMessage(role="user", content=held[0]),)))
+            await store.apply("c", SendMessage(content=held[1]))
+            for _ in range(2):
+                for content in held:
+                    content[0]["text"] = "changed"
+                view = await store.read_view("c", NO_MESSAGE)
+                messages, queue = await store.list_messages("c"), await store.read_queue("c")
+                assert ["1", "1"] == texts([*view.messages, *messages])
+                assert ["2", "2"] == texts([*view.queue, *queue])
+                held = [message.content for message in (*view.messages, *messages)]
+                held += [entry.content for entry in (*view.queue, *queue)]
 
     async def test_a_view_is_a_page(self) -> None:
         """At most so many messages, and `more` exactly when there are some after them."""

@@ -149,6 +149,7 @@ class ChatStream:
         self._addresses.prefer(url)
 
     async def _take(self) -> tuple[int, list[Event]]:
+        self._nursery.check_entered()
         try:
             return await self._received.receive()
         except trio.EndOfChannel:

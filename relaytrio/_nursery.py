@@ -14,7 +14,7 @@ from typing import Self
 
 import trio
 
-from ._errors import RelaytrioError
+from ._errors import ConfigurationError, RelaytrioError
 
 
 class BodyNursery:
@@ -24,8 +24,17 @@ class BodyNursery:
         self._make_error = make_error
         self._failure: Exception | None = None
         self._manager = trio.open_nursery()
+        self._entered = False
+
+    def check_entered(self) -> None:
+        """For what the tasks make: without them, a reader would wait for ever. Raises `ConfigurationError`."""
+        if not self._entered:
+            raise ConfigurationError("a stream is read inside of its context: async with ... as stream")
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConfigurationError("a stream is entered once: make another one")
+        self._entered = True
         self._nursery = await self._manager.__aenter__()
         return self
 

@@ -146,6 +146,7 @@ class Subscription:
         return event
 
     async def _take(self) -> _Item:
+        self._nursery.check_entered()
         if self._taking:
             raise trio.BusyResourceError("another task is reading this subscription")
         self._taking = True

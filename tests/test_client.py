@@ -630,6 +630,12 @@ async def test_a_stream_can_be_left_at_any_moment(where: str, autojump_clock: Mo
             await anext(stream)
 
 
+async def test_a_stream_is_read_inside_of_its_context(autojump_clock: MockClock) -> None:
+    """One that was never entered would wait for ever: that is told to the caller."""
+    with pytest.raises(ConfigurationError, match="async with"):
+        await anext(ChatClient(ONE).stream("c"))
+
+
 async def test_a_failure_of_its_own_is_told_as_such(autojump_clock: MockClock) -> None:
     """Something that nobody foresaw cancels the body and has its cause."""
 

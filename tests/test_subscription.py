@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relaytrio._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
+from relaytrio._errors import ChatDeleted, ChatNotFound, ConfigurationError, StoreUnavailable, SubscriptionFailed
 from relaytrio._protocol import wire
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
@@ -451,6 +451,20 @@ async def test_a_subscription_that_was_left_is_closed(autojump_clock: MockClock)
             await until(subscription, CaughtUp)
         with pytest.raises(trio.ClosedResourceError):
             await subscription.__anext__()
+
+
+async def test_a_subscription_is_read_inside_of_its_context_only(autojump_clock: MockClock) -> None:
+    """One that was never entered would wait for ever, and one has one life: both are told to the caller."""
+    async with open_scene() as scene:
+        subscription = scene.subscribe()
+        for reader in (subscription, subscription.frames()):
+            with pytest.raises(ConfigurationError, match="async with"):
+                await anext(reader)
+        async with subscription:
+            await until(subscription, CaughtUp)
+        with pytest.raises(ConfigurationError, match="once"):
+            await subscription.__aenter__()
+        assert 0 == len(scene.hints)
 
 
 async def test_a_part_of_any_text_passes_through_unchanged(autojump_clock: MockClock) -> None:

@@ -110,11 +110,9 @@ def _locked(path: Path, flags: int, kind: int) -> int:
 
 
 def _is_free(path: Path) -> bool:
-    """A file that is not there is locked by nobody."""
+    """Whether the file is there and locked by nobody. One that is gone says nothing: its lock lives on without it."""
     try:
         os.close(_locked(path, os.O_RDONLY, fcntl.LOCK_SH))
-    except FileNotFoundError:
-        return True
     except OSError:
         return False
     return True

@@ -39,6 +39,7 @@ from ._protocol.chat import (
 from ._protocol.content import new_message, normal_content
 from ._protocol.events import Content, Cursor, Episode, Message, MessageRef, QueueEntry
 from ._relay import MultiReplicaRelay, Relay, RelayConfig
+from ._seams import seam
 from ._settings import DEFAULTS, Settings
 from ._subscription import ReplicaParts, Subscription
 from ._turn import Responder
@@ -308,7 +309,9 @@ class Engine:
 
     async def _apply(self, chat_id: str, command: Command, idempotency_key: str | None = None) -> Answer:
         key = self._key(chat_id, idempotency_key, command)
-        return self._announced(await self.store.apply(chat_id, command, key)).answer
+        outcome = await self.store.apply(chat_id, command, key)
+        await seam("request committed, not told", chat_id=chat_id, command=type(command).__name__)
+        return self._announced(outcome).answer
 
     def _announced(self, outcome: Outcome) -> Outcome:
         """After every commit. A repeat is announced too: the first answer may have been lost with its hint."""

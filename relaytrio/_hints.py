@@ -22,6 +22,7 @@ from ._bounded import within
 from ._errors import PubSubUnavailable, StoreUnavailable
 from ._protocol.chat import Chat
 from ._protocol.retry import Backoff
+from ._seams import seam
 from ._settings import Settings
 from ._wakeup import Wakeup
 from .pubsub._base import Hint, PubSub
@@ -150,6 +151,7 @@ class Hints:
 
     async def _send_one(self, pubsub: PubSub) -> None:
         hint = self._unsent.pop(next(iter(self._unsent)))
+        await seam("hint taken, not published", chat_id=hint.chat_id)
         try:
             await pubsub.publish(hint)
         except PubSubUnavailable as error:
@@ -213,6 +215,7 @@ class Hints:
         chat_ids = iter(tuple(self._watchers))
         while chunk := tuple(islice(chat_ids, POLL_CHATS)):
             stored = await within(self._settings.store_read_seconds, self._store.fingerprints(chunk))
+            await seam("poll read, not compared")
             for chat_id in chunk:
                 for watcher in tuple(self._watchers.get(chat_id, ())):
                     if watcher.fingerprint != stored.get(chat_id):

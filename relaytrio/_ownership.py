@@ -20,6 +20,7 @@ from ._parts import PartLog, PartLogs
 from ._protocol.chat import Answer, Chat, Command, RecordRetry
 from ._protocol.events import Episode, Message
 from ._protocol.retry import Backoff
+from ._seams import Seam, seam
 from ._settings import Settings
 from ._turn import Responder
 from ._wakeup import Flag, Wakeup
@@ -98,11 +99,16 @@ class Ownership:
         self._under_way = True
         self._settled.clear()
         try:
+            await self._pass("sealed, not committed", command)
             outcome = await self._insist(lambda: self._place.store.apply(self.chat.id, command))
+            await self._pass("committed, not told", command)
         finally:
             self._under_way = False
             self._settled.set()
         return self._take(outcome, same_episode=kind is RecordRetry)
+
+    async def _pass(self, name: Seam, command: Command) -> None:
+        await seam(name, chat_id=self.chat.id, run_id=self.run_id, command=type(command).__name__)
 
     def _take(self, outcome: Outcome, *, same_episode: bool) -> Answer:
         """What follows a committed transition: the log of the new episode, and only then the hint."""
@@ -153,6 +159,7 @@ class Ownership:
     async def _look(self) -> None:
         before = self._transitions
         chat = await self._read_chat()
+        await seam("chat looked at, not compared", chat_id=self.chat.id, run_id=self.run_id)
         if self._transitions != before:
             # Read before or while a transition of this run changed it: that is no news of others.
             self._looking.set()

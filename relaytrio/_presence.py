@@ -16,6 +16,7 @@ import trio
 
 from ._bounded import within
 from ._errors import StoreError, StoreUnavailable
+from ._seams import seam
 from ._settings import Settings
 from ._worker import Worker
 from .stores._base import Replica, Store
@@ -156,7 +157,9 @@ class Presence:
             await self._register_anew()
         if self._worker is not None:
             known = tuple(self._worker.runs.values())
-            self._worker.owned_looked(known, await self._store.owned_by(self._replica.id))
+            owned = await self._store.owned_by(self._replica.id)
+            await seam("owned chats read, not compared", replica_id=self._replica.id)
+            self._worker.owned_looked(known, owned)
 
     async def _register_anew(self) -> None:
         self._logger.warning("this replica was taken for dead and its row is gone: its runs end, it registers anew")

@@ -28,6 +28,7 @@ from ._protocol.burst import Burst
 from ._protocol.chat import Chat
 from ._protocol.events import ChatStatus, Episode
 from ._protocol.retry import Backoff
+from ._seams import Seam, seam
 from ._settings import Settings
 from .stores._base import Store, View
 
@@ -181,6 +182,11 @@ class _Target:
             self._waiting.cancel()
         return self._waiting
 
+    async def seam(self, name: Seam) -> None:
+        """Let a test act here."""
+        params = self._params
+        await seam(name, chat_id=params.chat_id, replica_id=params.replica_id, worker_id=self.worker_id)
+
     def leave_all_but(self, *kept: Episode | None) -> None:
         """Stop to attend the copies of other episodes."""
         for episode in [episode for episode in self._attended if episode not in kept]:
@@ -296,11 +302,13 @@ class _Following:
     async def _fill_over_one_leg(self, target: _Target) -> None:
         """Dial, and fill the wanted copies until nothing was wanted for a while. Raises how the leg failed."""
         request = DialRequest(self._params.chat_id, target.worker_id, self._params.headers)
+        await target.seam("about to dial")
         self._counts.dials += 1
         async with self._dialer.dial(request) as leg:
             self._counts.opened += 1
             self._counts.open += 1
             try:
+                await target.seam("dialed, not selected")
                 await _Filling(self._settings, target, leg, self._params.look_again, self._row_came).run()
             finally:
                 self._counts.open -= 1
@@ -309,7 +317,9 @@ class _Following:
         self._note(target, error)
         if target.leaving:
             return  # no time for another try: without its filler the copy counts as ended, and nobody waits for it
+        await target.seam("leg lost, not resting")
         await self._wait_to_retry(target, self._next_delay(target))
+        await target.seam("rested, not looked again")
         await self._params.look_again()
 
     async def _after_refusal(self, target: _Target, refusal: DialRefused, refusals: int) -> None:
@@ -394,6 +404,7 @@ class _Filling:
     async def _select(self, copy: PartLog) -> None:
         self._selected, self._selected_after = copy.episode, copy.last_seq
         await self._leg.select(copy.episode, copy.last_seq)
+        await self._target.seam("selected, nothing read")
 
     async def _read(self, reading: trio.CancelScope) -> None:
         """Take what comes, for as long as something is wanted, and `idle_leg_seconds` longer."""
@@ -401,6 +412,7 @@ class _Filling:
         try:
             async for item in self._leg:
                 if isinstance(item, Burst):
+                    await self._target.seam("rows came, not laid down")
                     await self._extend(item)
                 else:
                     await self._end(item)

@@ -42,6 +42,7 @@ from ._protocol.chat import (
 from ._protocol.events import NO_MESSAGE, ChatError, Message, RetryState
 from ._protocol.retry import Backoff
 from ._record import Record, Request
+from ._seams import seam
 from ._turn import CancelledBy, Turn
 from ._wakeup import Wakeup
 
@@ -218,6 +219,7 @@ class Run:
         messages: tuple[Message, ...] = ()
         with self._obedient():
             messages = await self._own.history()
+            await seam("history read, not answered", chat_id=self.chat_id, run_id=self.run_id)
         responding = self._start(messages)
         await self._attend(responding)
         return responding

@@ -33,6 +33,7 @@ from ._protocol.events import Cursor, Degraded, Episode, Event
 from ._protocol.resume import Progress
 from ._protocol.retry import Backoff
 from ._relay import Relay, RelayParams, StatusNotification
+from ._seams import seam
 from ._settings import Settings
 from ._wakeup import Wakeup
 from .stores._base import Fingerprint, Store, View
@@ -99,6 +100,7 @@ class Subscription:
         with ExitStack() as resources:
             # Hints first: nothing committed between the first read and the first hint is missed.
             resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))
+            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)
             first = await self._watch.read()
             await self._nursery.__aenter__()
             self._resources = resources.pop_all()
@@ -308,6 +310,7 @@ class _Watch:
                 self._replica.settings.store_read_seconds,
                 self._replica.store.read_view(self._chat_id, self._progress.base),
             )
+            await seam("view read, not laid down", chat_id=self._chat_id, replica_id=self._replica.replica_id)
         finally:
             self._reading = False
             self._reads_ended += 1
@@ -350,6 +353,7 @@ class _Merge:
             while True:
                 item = self._next()
                 if item is not None:
+                    await seam("taken, not sent", chat_id=self._chat_id, replica_id=self._replica.replica_id)
                     try:
                         await self._out.send(item)
                     except trio.BrokenResourceError:

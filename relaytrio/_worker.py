@@ -24,6 +24,7 @@ from ._parts import PartLogs
 from ._protocol.chat import Abandon, Acquire, Chat, FinishInterruption
 from ._protocol.events import Episode
 from ._run import Run
+from ._seams import seam
 from ._settings import Settings
 from ._turn import Responder
 from ._wakeup import Flag, Wakeup
@@ -144,6 +145,7 @@ class Worker:
             run.leave()
         with trio.move_on_after(self._settings.grace_seconds):
             await self._all_released()
+        await seam("grace over, not stopped", replica_id=self._replica_id)
         self._stop_all()
         await self._all_released()
 
@@ -217,6 +219,8 @@ class Worker:
             query = self._store.candidates(self._dead, limit)
             candidates = await within(self._settings.store_read_seconds, query)
             self._reached(None)
+            if candidates:
+                await seam("candidates read, not acquired", replica_id=self._replica_id)
             acquired = 0
             for candidate in candidates:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -245,6 +249,7 @@ class Worker:
             # An acquire that was cut off may have had its effect: a chat without a run, until the next heartbeat.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.unwind_seconds):
                 outcome = await self._store.apply(chat_id, command)
+                await seam("acquired, not begun", chat_id=chat_id, replica_id=self._replica_id)
         except (InvalidTransition, ChatNotFound):
             return False
         finally:

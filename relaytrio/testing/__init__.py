@@ -4,6 +4,7 @@
 - `check_stream`: the oracle of a viewer's stream; `text_of` is what the viewer would show.
 - `open_simulated_cluster`: whole replicas on virtual time, in a world that fails as it is told; the same seed gives the
   same run. `check_cluster`: the oracle of such a run.
+- `watch_seams`: stop the engine between two named steps (`Seam`), and act there.
 - `run_history`: what people and faults do to a cluster, as a value, with the order of tasks as another (`Schedule`).
   `random_history` draws them by seed, `strategies` with Hypothesis; `shrink` makes them small.
 """
@@ -56,6 +57,11 @@ from ._scripted_dialer import ScriptedLeg as ScriptedLeg
 from ._scripted_dialer import Selection as Selection
 from ._scripted_dialer import text_burst as text_burst
 from ._scripted_viewer import ScriptedViewer as ScriptedViewer
+from ._seams import Passing as Passing
+from ._seams import Seam as Seam
+from ._seams import Seams as Seams
+from ._seams import SeamStop as SeamStop
+from ._seams import watch_seams as watch_seams
 from ._simulated_cluster import SimulatedCluster as SimulatedCluster
 from ._simulated_cluster import open_simulated_cluster as open_simulated_cluster
 from ._simulated_network import Network as Network

@@ -21,6 +21,7 @@ from .._errors import ChatNotFound, StoreError
 from .._parts import PartLogs
 from .._protocol.chat import Chat
 from .._protocol.wire import Heartbeat, Release, Select
+from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Wakeup
 from ..stores._base import Store
@@ -118,6 +119,7 @@ class _Endpoint:
         while True:
             frame = self.selections.next_frame() or await unless_idle(self._wakeup.wait, self._settings)
             if frame is not None:
+                await seam("frame taken, not sent", replica_id=self._replica_id)
                 await send_control(self._connection, frame, self._settings)
 
     def _select(self, select: Select, nursery: trio.Nursery) -> None:
@@ -141,6 +143,7 @@ class _Endpoint:
         """Read the chat once: is the log that is not here worth waiting for?"""
         with selection.lookup:
             chat = await self._read_chat(selection.select.chat_id)
+            await seam("chat looked up, not answered", chat_id=selection.select.chat_id, replica_id=self._replica_id)
             if chat is None:
                 self.selections.settle(selection, "not_owner")
             elif (settled := verdict(chat, selection.select, self._replica_id)) is not None:

@@ -32,12 +32,16 @@ class Latest(Generic[T]):
 
     async def get(self) -> T:
         """The newest value that was not taken yet. A checkpoint. Raises `trio.EndOfChannel` when it was closed."""
-        await trio.lowlevel.checkpoint_if_cancelled()
+        # First, not last: a value that is taken is in its reader's hands at once, and in nobody's while he waits.
+        await trio.lowlevel.checkpoint()
         while not self._values:
             if self._closed:
-                await trio.lowlevel.cancel_shielded_checkpoint()
                 raise trio.EndOfChannel
             await self._wakeup.wait()
-        value = self._values.pop()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return value
+        return self._values.pop()
+
+    def get_nowait(self) -> T:
+        """The newest value that was not taken yet. Raises `trio.WouldBlock` if there is none, closed or not."""
+        if not self._values:
+            raise trio.WouldBlock
+        return self._values.pop()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from typing import Protocol
 
 import attrs
@@ -285,10 +285,11 @@ class _Following:
                 refusals += 1
                 await self._after_refusal(target, refusal, refusals)
             except _NotOwner:
-                await self._params.look_again()
+                since = target.changes
+                await self._look_again()
                 # One immediate dial for each version of the chat that still names this worker.
                 if target.version <= disowned_version:
-                    await self._wait_to_retry(target, self._next_delay(target))
+                    await self._wait_to_retry(target, self._next_delay(target), since)
                 disowned_version = target.version
             except DialError as error:
                 await self._after_failure(target, error)
@@ -309,7 +310,7 @@ class _Following:
             self._counts.open += 1
             try:
                 await target.seam("dialed, not selected")
-                await _Filling(self._settings, target, leg, self._params.look_again, self._row_came).run()
+                await _Filling(self._settings, target, leg, self._look_again, self._row_came).run()
             finally:
                 self._counts.open -= 1
 
@@ -317,29 +318,37 @@ class _Following:
         self._note(target, error)
         if target.leaving:
             return  # no time for another try: without its filler the copy counts as ended, and nobody waits for it
+        since = target.changes
         await target.seam("leg lost, not resting")
-        await self._wait_to_retry(target, self._next_delay(target))
+        await self._wait_to_retry(target, self._next_delay(target), since)
         await target.seam("rested, not looked again")
-        await self._params.look_again()
+        await self._look_again()
 
     async def _after_refusal(self, target: _Target, refusal: DialRefused, refusals: int) -> None:
         """Once more with a fresh grant, then at the slowest pace: a refusal does not pass by itself."""
         if refusals > 1:
             self._note(target, refusal)
-            await self._wait_to_retry(target, self._settings.dial_retry_max_seconds)
+            await self._wait_to_retry(target, self._settings.dial_retry_max_seconds, target.changes)
+        await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Look, and turn to what was seen before anything else is done: the next dial is to whom the chat names now."""
         await self._params.look_again()
+        with suppress(trio.WouldBlock):
+            self._turn_to(self._params.notifications.get_nowait())
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _next_delay(self, target: _Target) -> float:
         return target.retry.next_delay_seconds(self._random())
 
-    async def _wait_to_retry(self, target: _Target, delay_seconds: float) -> None:
-        """Wait, unless another episode is wanted meanwhile, or the last other filler of the copy leaves it to us."""
+    async def _wait_to_retry(self, target: _Target, delay_seconds: float, since: int) -> None:
+        """Wait, unless something else is wanted since then, or the last other filler of the copy leaves it to us."""
         copy = target.copy
         if copy is None:
             return
         copy.left_alone.clear()
         target.resting = True  # and still so if it is cancelled here: who never filled leaves nobody alone
-        with target.until_changed(target.changes) as scope:
+        with target.until_changed(since) as scope:
             scope.deadline = trio.current_time() + delay_seconds
             await copy.left_alone.wait()
         target.resting = False
@@ -396,8 +405,7 @@ class _Filling:
             if copy is not None and copy.episode != self._selected:
                 self._asked_again = False
                 await self._select(copy)
-            with target.until_changed(since) as reading:
-                await self._read(reading)
+            await self._read(since)
             if target.changes == since or (target.leaving and target.is_done):
                 return
 
@@ -406,30 +414,39 @@ class _Filling:
         await self._leg.select(copy.episode, copy.last_seq)
         await self._target.seam("selected, nothing read")
 
-    async def _read(self, reading: trio.CancelScope) -> None:
-        """Take what comes, for as long as something is wanted, and `idle_leg_seconds` longer."""
-        self._mind_the_end(reading)
+    async def _read(self, since: int) -> None:
+        """Take what comes until something else is wanted, or nothing was for `idle_leg_seconds`.
+
+        Only the wait for the next item ends with a change: what was taken off the leg is always laid down.
+        """
+        target, items, idle_at = self._target, aiter(self._leg), float("inf")
+        while target.changes == since:
+            if target.is_done:
+                if target.leaving:
+                    return
+                idle_at = min(idle_at, trio.current_time() + self._settings.idle_leg_seconds)
+            with target.until_changed(since) as waiting:
+                waiting.deadline = idle_at
+                item = await self._next(items)
+            if waiting.cancelled_caught or item is None:
+                return
+            if isinstance(item, Burst):
+                await target.seam("rows came, not laid down")
+                await self._extend(item)
+            else:
+                await self._end(item)
+
+    async def _next(self, items: AsyncIterator[Burst | LegEnd]) -> Burst | LegEnd | None:
+        """What the leg brings next; None: it is gone, and nothing was wanted of it any more."""
         try:
-            async for item in self._leg:
-                if isinstance(item, Burst):
-                    await self._target.seam("rows came, not laid down")
-                    await self._extend(item)
-                else:
-                    await self._end(item)
-                self._mind_the_end(reading)
+            return await anext(items)
+        except StopAsyncIteration:
+            if not self._target.is_done:
+                raise LegLost(self._target.worker_id, "the leg ended in the middle of an episode") from None
         except LegLost:
             if not self._target.is_done:
                 raise
-        if not self._target.is_done:
-            raise LegLost(self._target.worker_id, "the leg ended in the middle of an episode")
-
-    def _mind_the_end(self, reading: trio.CancelScope) -> None:
-        if not self._target.is_done:
-            return
-        if self._target.leaving:
-            self._target.scope.cancel()
-        elif reading.deadline == float("inf"):
-            reading.deadline = trio.current_time() + self._settings.idle_leg_seconds
+        return None
 
     async def _extend(self, burst: Burst) -> None:
         if burst.episode == self._selected and burst.last_seq > self._selected_after:
@@ -457,4 +474,5 @@ class _Filling:
         if end.reason == "beyond" or not copy.seal(end.last_seq if end.reason == "sealed" else None):
             raise LegLost(self._target.worker_id, "the peer's log and its copy here do not fit")
         if end.reason == "over":
-            await self._look_again()
+            with self._target.until_changed(self._target.changes):
+                await self._look_again()

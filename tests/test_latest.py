@@ -53,3 +53,23 @@ async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None
         scope.cancel()
         await channel.get()
     assert 1 == await channel.get()
+
+
+async def test_what_there_is_can_be_taken_without_waiting(autojump_clock: MockClock) -> None:
+    """`get_nowait` gives it once, before the reader that was woken for it; who then waits on."""
+    channel, got = Latest[int](), list[int]()
+
+    async def read() -> None:
+        got.append(await channel.get())
+
+    with pytest.raises(trio.WouldBlock):
+        channel.get_nowait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        channel.put(1)
+        assert 1 == channel.get_nowait()
+        await wait_all_tasks_blocked()
+        assert [] == got
+        channel.put(2)
+    assert [2] == got

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest.register_assert_rewrite("tests.races.stage")
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:

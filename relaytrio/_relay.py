@@ -28,6 +28,7 @@ from ._protocol.burst import Burst
 from ._protocol.chat import Chat
 from ._protocol.events import ChatStatus, Episode
 from ._protocol.retry import Backoff
+from ._protocol.wire import are_parts
 from ._seams import Seam, seam
 from ._settings import Settings
 from .stores._base import Store, View
@@ -449,10 +450,12 @@ class _Filling:
         return None
 
     async def _extend(self, burst: Burst) -> None:
+        copy = self._target.attended(burst.episode)
+        if copy is not None and burst.last_seq > copy.last_seq and not are_parts(burst):
+            raise LegLost(self._target.worker_id, "the peer sent something else than parts")
         if burst.episode == self._selected and burst.last_seq > self._selected_after:
             self._target.retry.reset()  # a row came: this leg is healthy
             self._row_came()
-        copy = self._target.attended(burst.episode)
         if copy is None or copy.extend(burst):
             return
         if self._asked_again or burst.episode != self._selected:

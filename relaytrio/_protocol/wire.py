@@ -365,6 +365,18 @@ def decode_rows(burst: Burst) -> list[MessagePart]:
     return [row.in_episode(burst.episode) for row in rows]
 
 
+def are_parts(burst: Burst) -> bool:
+    """Whether each row begins as the part of that episode and seq does. Nothing is decoded.
+
+    It is what keeps other events of a peer's making from this replica's viewers.
+    """
+    row = _encode(_PartRow(_named(burst.episode), 0, Raw(b"{}"), ""))
+    beginning = row[: row.index(b'0,"part":')]
+    return all(
+        row.startswith(b'%b%d,"part":' % (beginning, seq)) for seq, row in enumerate(burst.split(), burst.first_seq)
+    )
+
+
 def encode_frame(rows: Iterable[bytes]) -> bytes:
     """One frame of these rows (or of rows that are joined already, as in a burst); without any, the heartbeat."""
     return b"[" + SEPARATOR.join(rows) + b"]"

@@ -749,3 +749,14 @@ def test_a_damaged_control_frame_is_a_frame_or_a_wire_error(frame: wire.Control,
             decode(sent)
         except WireError:
             continue
+
+
+def test_a_burst_of_parts_is_known_by_how_its_rows_begin() -> None:
+    """Each row has to be the part of its episode and seq; no other event passes for one."""
+    episode, other = Episode(5, 2, "run0"), Episode(5, 2, "run1")
+    good = [wire.encode_part_row(episode, seq, "1-a-5.2.run0-", {"type": "text"}, limit_bytes=100) for seq in (7, 8)]
+    assert wire.are_parts(join(episode, 7, good))
+    assert not wire.are_parts(join(episode, 8, good))
+    assert not wire.are_parts(join(other, 7, good))
+    assert not wire.are_parts(join(episode, 7, [good[0], b'{"type":"status","seq":8}']))
+    assert not wire.are_parts(join(episode, 7, [good[0].replace(b"message_part", b"message")]))

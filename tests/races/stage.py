@@ -13,8 +13,10 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from relaytrio._dialer import Dialer
 from relaytrio._errors import StoreUnavailable
 from relaytrio._protocol.events import MessageRef
+from relaytrio._relay import MultiReplicaRelay, RelayConfig
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import Seam, Seams
@@ -42,6 +44,12 @@ async def nothing_is_left(scene: Scene) -> AsyncIterator[None]:
     assert not scene.parts._row_wakes
     assert not scene.parts._chat_wakes
     assert all(log.made_here or not log._fillers for log in scene.parts._logs.values())
+
+
+def dial_with(scene: Scene, dialer: Dialer) -> None:
+    """Let the viewers that come from now on be served over this dialer."""
+    scene.relay = MultiReplicaRelay(RelayConfig(dialer=dialer, settings=scene.replica.settings, random=lambda: 0.999))
+    scene.replica = attrs.evolve(scene.replica, relay=scene.relay)
 
 
 @asynccontextmanager

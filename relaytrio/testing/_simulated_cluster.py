@@ -72,6 +72,7 @@ class SimulatedCluster:
         scheduler: Scheduler,
         seed: int,
         legs: LegKind,
+        shared_legs: bool,
         responder: Responder | None,
         settings: Settings,
         hints: HintFaults | None,
@@ -82,6 +83,7 @@ class SimulatedCluster:
         self.scheduler = scheduler
         self.seed = seed
         self.legs = legs
+        self.shared_legs = shared_legs
         self.settings = settings
         self.answers = ScriptedAnswers()
         """The responder, where no other was given."""
@@ -275,6 +277,7 @@ async def open_simulated_cluster(
     seed: int = 0,
     schedule: Schedule | Scheduler | None = None,
     legs: LegKind = "memory",
+    shared_legs: bool = True,
     responder: Responder | None = None,
     settings: Settings = DEFAULTS,
     hints: HintFaults | None = ALL_HINTS,
@@ -302,6 +305,7 @@ async def open_simulated_cluster(
                 scheduler=scheduler,
                 seed=seed,
                 legs=legs,
+                shared_legs=shared_legs,
                 responder=responder,
                 settings=settings,
                 hints=hints,

@@ -18,7 +18,7 @@ import trio
 from .._engine import Engine, open_engine
 from .._errors import RequestFailed
 from .._relay import RelayConfig
-from ._simulated_legs import SECRET, Place, address_of, make_dialer, serve_peer
+from ._simulated_legs import SECRET, Place, address_of, open_dialer, serve_peer
 from ._simulated_network import End
 from ._simulated_pubsub import PubSubHandle
 from ._simulated_store import Crashed, SimulatedStore
@@ -82,19 +82,21 @@ class _Life:
 
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         cluster = self._cluster
-        config = RelayConfig(
-            dialer=make_dialer(cluster.legs, self._place), settings=cluster.settings, random=self._random.random
-        )
-        async with open_engine(
-            self.store,
-            pubsub=self.pubsub if cluster.has_pubsub else None,
-            responder=cluster.responder,
-            relay=cluster.make_relay(config),
-            address=address_of(self.node),
-            secret=SECRET,
-            settings=cluster.settings,
-            random=self._random,
-        ) as self.engine:
+        async with (
+            open_dialer(cluster.legs, self._place, shared=cluster.shared_legs) as dialer,
+            open_engine(
+                self.store,
+                pubsub=self.pubsub if cluster.has_pubsub else None,
+                responder=cluster.responder,
+                relay=cluster.make_relay(
+                    RelayConfig(dialer=dialer, settings=cluster.settings, random=self._random.random)
+                ),
+                address=address_of(self.node),
+                secret=SECRET,
+                settings=cluster.settings,
+                random=self._random,
+            ) as self.engine,
+        ):
             async with trio.open_nursery() as self.serving:
                 cluster.network.listen(self.node, self._accept)
                 self.serves = True

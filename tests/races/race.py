@@ -66,7 +66,7 @@ def race(number: int, *at: Seam) -> Callable[[Body], Callable[[], None]]:
                 _run(body, Schedule() if seed == 0 else Schedule.random(seed), at)
                 passes[number] += 1
 
-        del test.__wrapped__  # type: ignore[attr-defined]  # pytest would look for a fixture `seams`
+        del test.__wrapped__  # pytest would look for a fixture `seams`
         return test
 
     return decorate

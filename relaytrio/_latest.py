@@ -32,12 +32,11 @@ class Latest(Generic[T]):
 
     async def get(self) -> T:
         """The newest value that was not taken yet. A checkpoint. Raises `trio.EndOfChannel` when it was closed."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._values:
-            if self._closed:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                raise trio.EndOfChannel
+        if self._values or self._closed:
+            await trio.lowlevel.checkpoint()
+        while not self._values and not self._closed:
             await self._wakeup.wait()
-        value = self._values.pop()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return value
+        if not self._values:
+            raise trio.EndOfChannel
+        self._wakeup.clear()
+        return self._values.pop()

@@ -119,7 +119,7 @@ class MultiReplicaRelay:
 class _Target:
     """One worker that is being followed, and the scope of all that exists for it."""
 
-    def __init__(self, params: RelayParams, worker_id: str, backoff: Backoff) -> None:
+    def __init__(self, params: RelayParams, worker_id: str, backoff: Backoff, grace_seconds: float) -> None:
         self.worker_id = worker_id
         self.scope = trio.CancelScope()
         self.leaving = False
@@ -132,7 +132,11 @@ class _Target:
         self.episode: Episode | None = None
         self._waiting = trio.CancelScope()
         self._params = params
+        self._grace_seconds = grace_seconds
+        """How long a viewer waits for the last rows of an episode that is over."""
         self._attended: dict[Episode, tuple[PartLog, ExitStack]] = {}
+        self._over_at: dict[Episode, float] = {}
+        """When each attended episode but the wanted one was followed by another."""
 
     def want(self, notification: StatusNotification) -> None:
         """The chat (still, or again) runs at this worker."""
@@ -142,13 +146,15 @@ class _Target:
         if notification.episode == self.episode:
             return
         former, self.episode = self.episode, notification.episode
+        if former is not None:
+            self._over_at[former] = trio.current_time()
         if self.episode is not None:
             self.retry.reset()
             self._attend(self.episode)
-            self.leave_all_but(former, self.episode)
+            self._leave_the_old()
         self._change()
 
-    def leave(self, grace_seconds: float) -> None:
+    def leave(self) -> None:
         """The chat runs here no more: what is under way may bring the end of its episode, for a moment."""
         if self.leaving:
             return
@@ -156,7 +162,7 @@ class _Target:
         if self.is_done:
             self.scope.cancel()
         else:
-            self.scope.deadline = trio.current_time() + grace_seconds
+            self.scope.deadline = trio.current_time() + self._grace_seconds
         self._change()
 
     @property
@@ -190,9 +196,16 @@ class _Target:
     def leave_all_but(self, *kept: Episode | None) -> None:
         """Stop to attend the copies of other episodes."""
         for episode in [episode for episode in self._attended if episode not in kept]:
+            self._over_at.pop(episode, None)
             self._attended.pop(episode)[1].close()
 
+    def _leave_the_old(self) -> None:
+        """Nobody waits any more for what is over for so long; what followed fast may all still be on its way."""
+        since = trio.current_time() - self._grace_seconds
+        self.leave_all_but(self.episode, *(former for former, over_at in self._over_at.items() if over_at > since))
+
     def _attend(self, episode: Episode) -> None:
+        self._over_at.pop(episode, None)
         if episode not in self._attended:
             stack = ExitStack()
             copy = stack.enter_context(self._params.parts.filling(self._params.chat_id, episode, self._is_resting))
@@ -241,11 +254,13 @@ class _Following:
             self._tell_again("the chat has moved on")
         if worker_id is None:
             if target is not None:
-                target.leave(self._settings.end_of_episode_seconds)
+                target.leave()
         elif target is None or target.worker_id != worker_id or target.scope.cancel_called:
             if target is not None:
                 target.scope.cancel()
-            target = self._target = _Target(self._params, worker_id, self._backoff())
+            target = self._target = _Target(
+                self._params, worker_id, self._backoff(), self._settings.end_of_episode_seconds
+            )
             target.want(notification)
             self._nursery.start_soon(self._follow, target)
         else:
@@ -412,7 +427,6 @@ class _Filling:
         try:
             async for item in self._leg:
                 if isinstance(item, Burst):
-                    await self._target.seam("rows came, not laid down")
                     await self._extend(item)
                 else:
                     await self._end(item)

@@ -9,6 +9,7 @@ Must not know: what must hold (`_check_cluster.py`). Who calls: tests.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -262,8 +263,12 @@ class SimulatedCluster:
         ]
 
     def fingerprint(self) -> int:
-        """Of the order of all events, without times and ids: two runs with the same one are the same interleaving."""
-        return hash(tuple(_key(who, what, self._names) for _, who, what in self.trace))
+        """Of the order of all events, without times and ids: two runs with the same one are the same interleaving.
+
+        The same in every process.
+        """
+        events = repr([_key(who, what, self._names) for _, who, what in self.trace])
+        return int.from_bytes(hashlib.blake2b(events.encode(), digest_size=8).digest())
 
     def _stored_clock(self) -> str:
         instant = datetime.fromtimestamp(self.wall_clock(), UTC)

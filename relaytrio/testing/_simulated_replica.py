@@ -36,6 +36,8 @@ class _Life:
         self.node = node
         self.serves = False
         """From its start to its end or crash."""
+        self.served = False
+        """Whether it ever did."""
         self.crashed = False
         self.was_paused = False
         self.stopping = False
@@ -66,19 +68,27 @@ class _Life:
         return self.crashed or self.was_paused or self.store.was_disturbed
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - `_live` calls it
-        """The whole life. What fails in a life that has not crashed is the engine's fault."""
+        """The whole life. What fails in a life that has not crashed is the engine's fault, once it serves.
+
+        Raises what kept it from serving.
+        """
         self.task = trio.lowlevel.current_task()
+        refusal: Exception | None = None
         try:
             with self.scope:
                 await self._live(task_status)
         except* Crashed:
             pass  # the last of it
         except* Exception as faults:
-            if not self.crashed:
+            if not self.served:
+                refusal = _first_of(faults)
+            elif not self.crashed:
                 self._cluster.blame(_first_of(faults))
         finally:
             self.serves = False
             self.ended.set()
+        if refusal is not None:
+            raise refusal
 
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         cluster = self._cluster
@@ -99,7 +109,7 @@ class _Life:
         ):
             async with trio.open_nursery() as self.serving:
                 cluster.network.listen(self.node, self._accept)
-                self.serves = True
+                self.serves = self.served = True
                 task_status.started()
                 await self.leaving.wait()
                 self.serves = False
@@ -177,7 +187,11 @@ class SimulatedReplica:
                 await self._life.ended.wait()
             life = _Life(self._cluster, self.number, len(self.lives))
             self.lives.append(life)
-            await self._cluster.nursery.start(life.run)
+            try:
+                await self._cluster.nursery.start(life.run)
+            except BaseException:
+                self.lives.remove(life)
+                raise
             self._cluster.name(life.engine.replica_id, f"{self}.{len(self.lives)}")
             self._cluster.note(self, "starts")
 

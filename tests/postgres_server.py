@@ -193,13 +193,8 @@ class PostgresServer:
 
     home: PostgresHome
     data: Path
-    port: int = attrs.field(init=False)
+    port: int = attrs.field(init=False, factory=lambda: free_port())
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
 
     @property
     def pid(self) -> int:
@@ -347,6 +342,14 @@ def fresh_database(server_url: str) -> Iterator[str]:
     finally:
         with psycopg.connect(server_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody has just now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _reachable_folder() -> str:

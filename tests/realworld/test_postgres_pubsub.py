@@ -6,8 +6,9 @@ import os
 import statistics
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import psycopg
@@ -25,6 +26,7 @@ from tests.postgres_server import PostgresServer
 pytestmark = pytest.mark.realworld
 
 PATIENCE_SECONDS = 20.0
+OpenPooler: TypeAlias = Callable[..., AbstractContextManager[str]]
 UUID = "0b1f3c5e-7a9d-4e2f-8c6b-1d3f5a7c9e0b"
 
 
@@ -231,6 +233,34 @@ async def test_a_dead_network_is_found(postgres_url: str, monkeypatch: pytest.Mo
                 began = trio.current_time()
             assert trio.current_time() - began < 1.0
         assert trio.current_time() - began < 8.0  # a try to connect ends in its own time
+
+
+async def test_a_pooler_in_session_mode_carries_hints(postgres_server: PostgresServer, pgbouncer: OpenPooler) -> None:
+    """It gives each client a session of its own for as long as it stays."""
+    with pgbouncer(postgres_server, "session") as url:
+        async with open_postgres_pubsub(url) as pubsub, pubsub.listen() as hints:
+            await pubsub.publish(hint("a"))
+            await heard(hints, hint("a"))
+
+
+async def test_a_pooler_in_transaction_mode_is_found_out(
+    postgres_server: PostgresServer, pgbouncer: OpenPooler
+) -> None:
+    """Nobody believes to listen through it, not even where sender and listener are given the same session.
+
+    Sending through it works all the while, and who has a direct connection hears it.
+    """
+    with pgbouncer(postgres_server, "transaction", sessions=1) as url:
+        async with open_postgres_pubsub(postgres_server.url()) as direct, direct.listen() as hints:
+            async with open_postgres_pubsub(url) as pubsub:
+                for version in (1, 2):
+                    began = trio.current_time()
+                    with pytest.raises(PubSubUnavailable, match="pooler in transaction mode"):
+                        async with pubsub.listen():
+                            raise AssertionError("it was listened to")
+                    assert trio.current_time() - began < 15.0
+                    await pubsub.publish(hint("a", version))
+                    await heard(hints, hint("a", version))
 
 
 async def test_a_silent_listener_is_not_taken_for_a_deaf_one(

@@ -93,7 +93,7 @@ class SqliteStore(SqlStore):
         self._connection = connection
         self._session = SqliteSession(connection)
         self._limiter = limiter
-        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id())
+        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id() if settings.replica_locks else "")
         self._monotonic = monotonic
         self._open_since = monotonic()
         self._closed = False

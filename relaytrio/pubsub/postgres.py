@@ -53,6 +53,7 @@ MOST_CHANNEL_BYTES = 63
 """Likewise."""
 
 NOTIFY = b"SELECT count(pg_notify($1, payload)) FROM jsonb_array_elements_text($2::jsonb) AS payload"
+NO_ANSWER = f"no answer from the database within {SEND_SECONDS:g} s"
 DEAF = (
     f"what is sent with NOTIFY was not heard within {PROBE_SECONDS:g} s by the connection that has asked for it with "
     "LISTEN: the connection hangs, or a pooler in transaction mode is in between (hints need a direct connection or "
@@ -163,7 +164,8 @@ class PostgresPubSub:
     async def aclose(self) -> None:
         """End all listeners (their connections are closed with their contexts), and send what is left.
 
-        Closes even if cancelled, after 2 s at most. Twice is fine.
+        Closes even if cancelled, after 2 s at most, and what connecting takes if there is still something to send.
+        Twice is fine.
         """
         self._closed = True
         for listener in self._listeners:
@@ -195,7 +197,7 @@ class PostgresPubSub:
         """Send what has come together, in one statement. What was not sent is kept, and the fault too."""
         hints = [self._unsent.pop(chat_id) for chat_id in list(self._unsent)[:MOST_IN_A_STATEMENT]]
         probes, self._probes = self._probes, set()
-        fault: str | None = f"no answer from the database within {SEND_SECONDS:g} s"
+        fault: str | None = NO_ANSWER
         try:
             with trio.move_on_after(SEND_SECONDS):
                 await self._notify([*probes, *(_encode(hint).decode() for hint in hints)])
@@ -228,10 +230,12 @@ class PostgresPubSub:
     async def _open_ear(self) -> _Ear:
         try:
             connection = await HintConnection.open(self._parameters, self._connecting)
-            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)).as_bytes())
+            with trio.move_on_after(SEND_SECONDS):
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)).as_bytes())
+                return _Ear(connection)
         except PubSubUnavailable as error:
             raise PubSubUnavailable(f"hints cannot be received: {error}") from error
-        return _Ear(connection)
+        raise PubSubUnavailable(f"hints cannot be received: {NO_ANSWER}")
 
     async def _hear(self, ear: _Ear, listener: Listener) -> None:
         """Until the connection is lost."""
@@ -258,16 +262,21 @@ class PostgresPubSub:
                     return listener.fail(fault)
 
     async def _probe(self, ear: _Ear) -> str | None:
-        """Have the listener's word sent to it; why it did not hear it, if so."""
+        """Have the listener's word sent to it; if it heard neither that nor anything else, why."""
+        began = trio.current_time()
         ear.answered = trio.Event()
         self._probes.add(ear.word)
         self._something.set()
         try:
             with trio.move_on_after(PROBE_SECONDS):
                 await ear.answered.wait()
+                if ear.fault is None:
+                    self._fault = None  # what was heard was sent, though the answer to that may still be on its way
                 return ear.fault
         finally:
             self._probes.discard(ear.word)
+        if ear.heard_at > began:
+            return None  # nothing can be sent, which `publish` tells, but what others send is heard
         return DEAF if self._fault is None else f"hints can be neither sent nor received: {self._fault}"
 
     def _keep(self, hint: Hint) -> None:

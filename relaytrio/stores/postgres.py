@@ -47,6 +47,8 @@ T = TypeVar("T")
 PAUSES_SECONDS = (0.0, 0.1, 0.3, 0.8)
 """Before the tries after the first, each with full jitter. The first costs nothing: what failed is most often a
 connection that has died unused. A server that restarts is away for about a second."""
+INSIST_SECONDS = 3.0
+"""After so long there is no other try: each may take its time when the server says nothing at all."""
 TRANSACTION_SECONDS = 10.0
 """The most that a server may hold a thread with one transaction. Longer than its own limit for a statement."""
 CLOSE_SECONDS = 30.0
@@ -186,6 +188,7 @@ class PostgresStore(SqlStore):
     async def _insist(self, ask: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
         """Ask until there is an answer, a few times."""
         pauses = iter(PAUSES_SECONDS)
+        give_up_at = trio.current_time() + INSIST_SECONDS
         while True:
             self._check_open()
             try:
@@ -197,7 +200,7 @@ class PostgresStore(SqlStore):
                 if trouble.in_doubt and not repeatable:
                     raise self._unavailable(f"it is not known whether this was done: {reason}") from trouble
             pause = next(pauses, None)
-            if pause is None:
+            if pause is None or trio.current_time() > give_up_at:
                 raise self._unavailable(reason)
             await trio.sleep(pause * random_module.random())
 

@@ -106,6 +106,8 @@ class Proxy:
         """Of which connections, counted from 0, nothing goes through any more, in both directions."""
         self.connections = 0
         self.refuses = False
+        self.refusal = trio.Event()
+        """Of the next that it refuses; then there is another."""
         self.swallows = b"\xff" * 8
         """What has this in it is the first that does not go through any more."""
 
@@ -120,6 +122,8 @@ class Proxy:
 
     async def _serve(self, client: trio.SocketStream) -> None:
         if self.refuses:
+            self.refusal.set()
+            self.refusal = trio.Event()
             return
         number, self.connections = self.connections, self.connections + 1
         server = await trio.open_tcp_stream(self._server.hostname or "", self._server.port or 5432)
@@ -161,9 +165,11 @@ async def test_a_terminated_listener_is_told(postgres_url: str) -> None:
             await heard(hints, hint("a"))
 
 
-async def test_a_terminated_sender_is_replaced_unnoticed(postgres_url: str) -> None:
-    """The next hint goes out over a new connection; nobody is told."""
-    async with open_postgres_pubsub(postgres_url) as pubsub, pubsub.listen() as hints:
+async def test_a_terminated_sender_is_replaced_unnoticed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next hint goes out over a new connection at once; nobody is told."""
+    monkeypatch.setattr(postgres, "RETRY_SECONDS", 2 * PATIENCE_SECONDS)
+    monkeypatch.setattr(postgres, "RETRY_MAX_SECONDS", 2 * PATIENCE_SECONDS)
+    async with open_postgres_pubsub(postgres_url, random=lambda: 1.0) as pubsub, pubsub.listen() as hints:
         for version in (1, 2, 3):
             await pubsub.publish(hint("a", version))
             await heard(hints, hint("a", version))
@@ -205,8 +211,25 @@ async def test_what_could_not_be_sent_is_sent_later(postgres_url: str) -> None:
         for late in (version - 1, version + 2, version + 1):
             with pytest.raises(PubSubUnavailable, match="cannot be sent"):
                 await pubsub.publish(hint("a", late))
+        with trio.fail_after(PATIENCE_SECONDS):
+            for _ in range(2):  # the first may have been on its way before the last hint
+                await proxy.refusal.wait()
         proxy.refuses = False
         assert hint("a", version + 2) == await anext(hints)
+
+
+async def test_whoever_hears_itself_can_send(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage: publishing raises no more, though the answer to the statement is still on its way."""
+    monkeypatch.setattr(postgres, "SEND_SECONDS", 1.0)
+    async with open_proxy(postgres_url) as (proxy, url), open_postgres_pubsub(url) as pubsub:
+        proxy.refuses = True
+        with pytest.raises(PubSubUnavailable, match="cannot be sent"), trio.fail_after(PATIENCE_SECONDS):
+            while True:
+                await pubsub.publish(hint("a"))
+        proxy.swallows = b"count\x00"  # in the answer only
+        proxy.refuses = False
+        async with pubsub.listen():
+            await pubsub.publish(hint("a"))
 
 
 async def test_a_standby_hears_after_it_was_promoted(postgres_server: PostgresServer) -> None:

@@ -85,7 +85,7 @@ class HintConnection:
 
     async def _execute(self, statement: bytes, arguments: tuple[bytes, ...]) -> None:
         pgconn = self._connection.pgconn
-        pgconn.send_query_params(statement, arguments)
+        pgconn.send_query_params(statement, list(arguments))  # older drivers take no tuple
         while pgconn.flush():
             await trio.lowlevel.wait_writable(pgconn.socket)
         fault: str | None = None

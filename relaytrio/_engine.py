@@ -340,10 +340,10 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """One replica, for as long as the context lasts.
 
-    `store` is a URL (`memory://`, `sqlite:///path`) or a Store, which is not closed here then. `pubsub` is derived
-    from the store; None is none: the replica polls. Without a `responder` it only serves. The `relay` is a
-    `MultiReplicaRelay` when there is a `secret` (the same in the whole cluster), else none. `address` is what other
-    replicas dial. `random` makes ids, stamps and jitter repeatable in tests.
+    `store` is a URL (`memory://`, `sqlite:///path`, `postgresql://...`) or a Store, which is not closed here then.
+    `pubsub` is derived from the store; None is none: the replica polls. Without a `responder` it only serves. The
+    `relay` is a `MultiReplicaRelay` when there is a `secret` (the same in the whole cluster), else none. `address` is
+    what other replicas dial. `random` makes ids, stamps and jitter repeatable in tests.
 
     Leaving it stops what this replica generates and hands the chats over at once; `engine.drain()` before that gives
     answers time to finish. Raises `ConfigurationError` and `StoreUnusable`; a failed task of the engine cancels the

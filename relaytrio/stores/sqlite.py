@@ -8,7 +8,7 @@ caller's next checkpoint. So a transaction is never left open, and a caller who 
 Durable against the death of any process. Against the loss of power, the last transactions may be missing (never a part
 of one) unless `synchronous="FULL"`, which costs a flush to the disk for each transaction.
 
-Must not know: SQL (`_sqlite_chats.py`, `_sqlite_replicas.py`), what makes a file usable (`_sqlite_file.py`). Who calls:
+Must not know: SQL (`_sql_chats.py`, `_sql_replicas.py`), what makes a file usable (`_sqlite_file.py`). Who calls:
 `open_store`. Not for network file systems: neither SQLite's log nor the replicas' locks work there.
 """
 
@@ -16,25 +16,24 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import trio
 
-from .._protocol.chat import Chat, Command, Create
-from .._protocol.events import Message, MessageRef, QueueEntry
 from .._settings import DEFAULTS, Settings
-from . import _sqlite_chats as chats
 from . import _sqlite_replicas as ownership
-from ._base import Candidate, Fingerprint, IdempotencyKey, Outcome, OwnedChat, Replica, View
+from ._base import Replica
 from ._fresh import Fresher, utc_now
+from ._sql_session import Session
+from ._sql_store import SqlStore
 from ._sqlite_file import Synchronous, open_file, translated
 from ._sqlite_locks import ReplicaLocks, boot_id
+from ._sqlite_session import SqliteSession
 
-P = ParamSpec("P")
 T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a transaction waits for those of other processes: far longer than any takes."""
@@ -75,7 +74,7 @@ async def open_sqlite_store(
         await store.aclose()
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """A `Store` in a file; made by `open_sqlite_store`."""
 
     def __init__(
@@ -88,13 +87,13 @@ class SqliteStore:
         fresher: Fresher,
         monotonic: Callable[[], float],
     ) -> None:
+        super().__init__(settings, fresher)
         self.path = path
         """Absolute."""
         self._connection = connection
+        self._session = SqliteSession(connection)
         self._limiter = limiter
-        self._settings = settings
-        self._context = chats.Context(settings, fresher)
-        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id())
+        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id() if settings.replica_locks else "")
         self._monotonic = monotonic
         self._open_since = monotonic()
         self._closed = False
@@ -103,67 +102,18 @@ class SqliteStore:
     def url(self) -> str:
         return f"sqlite:///{self.path}"
 
-    # transitions
-
-    async def create_chat(self, chat_id: str, command: Create, key: IdempotencyKey | None = None) -> Outcome:
-        return await self._run(chats.create_chat, self._connection, self._context, chat_id, command, key)
-
-    async def apply(self, chat_id: str, command: Command, key: IdempotencyKey | None = None) -> Outcome:
-        return await self._run(chats.apply, self._connection, self._context, chat_id, command, key)
-
-    async def delete_chat(self, chat_id: str) -> None:
-        await self._run(chats.delete_chat, self._connection, self._context, chat_id)
-
-    # reads
-
-    async def read_view(self, chat_id: str, base: MessageRef) -> View:
-        return await self._run(chats.read_view, self._connection, self._context, chat_id, base)
-
-    async def read_chat(self, chat_id: str) -> Chat:
-        return await self._run(chats.read_chat, self._connection, chat_id)
-
-    async def read_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
-        return await self._run(chats.read_queue, self._connection, chat_id)
-
-    async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
-        return await self._run(chats.list_chats, self._connection, before, limit)
-
-    async def list_messages(self, chat_id: str, *, after_id: int = 0, limit: int = 200) -> Sequence[Message]:
-        return await self._run(chats.list_messages, self._connection, self._context, chat_id, after_id, limit)
-
-    async def fingerprints(self, chat_ids: Collection[str]) -> Mapping[str, Fingerprint]:
-        return await self._run(chats.fingerprints, self._connection, list(chat_ids))
-
-    # ownership
-
-    async def candidates(self, dead: Collection[str], limit: int = 100) -> Sequence[Candidate]:
-        return await self._run(ownership.candidates, self._connection, list(dead), limit)
-
-    async def owned_by(self, replica_id: str) -> Sequence[OwnedChat]:
-        return await self._run(ownership.owned_by, self._connection, replica_id)
-
     async def register(self, replica: Replica) -> None:
-        await self._run(ownership.register, self._connection, self._locks, replica)
-
-    async def heartbeat(self, replica_id: str, load: int) -> bool:
-        return await self._run(ownership.heartbeat, self._connection, replica_id, load)
+        await self._run(lambda session: ownership.register(session, self._locks, replica))
 
     async def unregister(self, replica_id: str) -> None:
-        await self._run(ownership.unregister, self._connection, self._locks, replica_id)
-
-    async def replicas(self) -> Sequence[Replica]:
-        return await self._run(ownership.replicas, self._connection)
+        await self._run(lambda session: ownership.unregister(session, self._locks, replica_id))
 
     async def released_locks(self, replica_ids: Collection[str]) -> frozenset[str]:
         if self._monotonic() - self._open_since < self._settings.lock_trust_seconds:
             await self.ping()
             return frozenset()
-        return await self._run(ownership.released_locks, self._connection, self._locks, list(replica_ids))
-
-    # itself
-
-    async def ping(self) -> None:
-        await self._run(chats.ping, self._connection)
+        ids = list(replica_ids)
+        return await self._run(lambda session: ownership.released_locks(session, self._locks, ids))
 
     async def aclose(self) -> None:
         """Close the file, and free the locks of replicas that are still registered. Closes even if cancelled (and then
@@ -176,14 +126,17 @@ class SqliteStore:
         self._locks.close()
         self._connection.close()
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One function, in a thread, when no other is running. Its errors in this package's words."""
+    async def _run(self, work: Callable[[Session], T], *, repeatable: bool = True) -> T:
+        """One transaction, in a thread, when no other is running. Its errors in this package's words.
+
+        A file is there or it is not: no commit leaves anybody in doubt, and nothing is run again here.
+        """
 
         def transaction() -> T:
             if self._closed:
                 raise trio.ClosedResourceError("the store is closed")
             with translated(self.path):
-                return function(*args, **kwargs)
+                return work(self._session)
 
         return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
 

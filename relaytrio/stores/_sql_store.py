@@ -38,6 +38,10 @@ class SqlStore(ABC):
         """Run one transaction. `repeatable`: it may be run again after one of which nobody knows whether it was
         committed, since the second changes nothing that the first has changed."""
 
+    async def _read(self, work: Callable[[Session], T]) -> T:
+        """Run one transaction that only reads."""
+        return await self._run(work)
+
     # transitions
 
     async def create_chat(self, chat_id: str, command: Create, key: IdempotencyKey | None = None) -> Outcome:
@@ -59,32 +63,32 @@ class SqlStore(ABC):
     # reads
 
     async def read_view(self, chat_id: str, base: MessageRef) -> View:
-        return await self._run(lambda session: chats.read_view(session, self._context, chat_id, base))
+        return await self._read(lambda session: chats.read_view(session, self._context, chat_id, base))
 
     async def read_chat(self, chat_id: str) -> Chat:
-        return await self._run(lambda session: chats.read_chat(session, chat_id))
+        return await self._read(lambda session: chats.read_chat(session, chat_id))
 
     async def read_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
-        return await self._run(lambda session: chats.read_queue(session, chat_id))
+        return await self._read(lambda session: chats.read_queue(session, chat_id))
 
     async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
-        return await self._run(lambda session: chats.list_chats(session, before, limit))
+        return await self._read(lambda session: chats.list_chats(session, before, limit))
 
     async def list_messages(self, chat_id: str, *, after_id: int = 0, limit: int = 200) -> Sequence[Message]:
-        return await self._run(lambda session: chats.list_messages(session, self._context, chat_id, after_id, limit))
+        return await self._read(lambda session: chats.list_messages(session, self._context, chat_id, after_id, limit))
 
     async def fingerprints(self, chat_ids: Collection[str]) -> Mapping[str, Fingerprint]:
         ids = list(chat_ids)
-        return await self._run(lambda session: chats.fingerprints(session, ids))
+        return await self._read(lambda session: chats.fingerprints(session, ids))
 
     # ownership
 
     async def candidates(self, dead: Collection[str], limit: int = 100) -> Sequence[Candidate]:
         ids = list(dead)
-        return await self._run(lambda session: ownership.candidates(session, ids, limit))
+        return await self._read(lambda session: ownership.candidates(session, ids, limit))
 
     async def owned_by(self, replica_id: str) -> Sequence[OwnedChat]:
-        return await self._run(lambda session: ownership.owned_by(session, replica_id))
+        return await self._read(lambda session: ownership.owned_by(session, replica_id))
 
     @abstractmethod
     async def register(self, replica: Replica) -> None: ...
@@ -96,7 +100,7 @@ class SqlStore(ABC):
     async def unregister(self, replica_id: str) -> None: ...
 
     async def replicas(self) -> Sequence[Replica]:
-        return await self._run(ownership.replicas)
+        return await self._read(ownership.replicas)
 
     @abstractmethod
     async def released_locks(self, replica_ids: Collection[str]) -> frozenset[str]: ...
@@ -104,7 +108,7 @@ class SqlStore(ABC):
     # itself
 
     async def ping(self) -> None:
-        await self._run(chats.ping)
+        await self._read(chats.ping)
 
     @abstractmethod
     async def aclose(self) -> None: ...

@@ -6,8 +6,8 @@ Must not know: what is stored, but for the two tables that only SQLite needs. Wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from .._protocol.events import Message
 from ._fresh import hours
 from ._sql_rows import columns, to_json
 from ._sql_session import Kind, Session, Words
-from ._sqlite_file import transaction
+from ._sqlite_file import savepoint, transaction
 
 DELETIONS_KEPT_HOURS = 24.0
 """No notifier that is alive is so far behind."""
@@ -41,10 +41,23 @@ class SqliteSession(Session):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._grouped = False
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """All transactions of the body share one commit at its end; each is still taken back alone if it fails."""
+        with transaction(self._connection, "IMMEDIATE"):
+            self._grouped = True
+            try:
+                yield
+            finally:
+                self._grouped = False
 
     def transaction(self, kind: Kind) -> AbstractContextManager[None]:
-        if kind == "one":
+        if kind == "one" or (self._grouped and kind == "read"):
             return nullcontext()
+        if self._grouped:
+            return savepoint(self._connection)
         return transaction(self._connection, "IMMEDIATE" if kind == "write" else "DEFERRED")
 
     def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> sqlite3.Cursor:

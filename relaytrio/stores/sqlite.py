@@ -1,9 +1,11 @@
 """A store in one SQLite file, for one machine: several processes may have it open at once.
 
-SQLite waits with threads, so each call is one transaction in a worker thread, one at a time. A call that is cancelled
-while it waits for its turn has no effect; one whose transaction has begun waits for its end (some milliseconds; up to
-the busy timeout while another process holds the file) and gives its result, and the cancellation comes with the
-caller's next checkpoint. So a transaction is never left open, and a caller who got `trio.Cancelled` changed nothing.
+SQLite waits with threads, so each call is one transaction in a worker thread. Those that may write run one at a time,
+and those that wait for their turn share one commit (`_group_commit.py`); those that only read run beside them, on
+connections of their own. A call that is cancelled while it waits for its turn has no effect; one whose transaction has
+begun waits for its end (some milliseconds; up to the busy timeout while another process holds the file) and gives its
+result, and the cancellation comes with the caller's next checkpoint. So a transaction is never left open, and a caller
+who got `trio.Cancelled` changed nothing.
 
 Durable against the death of any process. Against the loss of power, the last transactions may be missing (never a part
 of one) unless `synchronous="FULL"`, which costs a flush to the disk for each transaction.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -24,19 +26,23 @@ from typing import TypeVar
 
 import trio
 
+from .._errors import StoreUnavailable, StoreUnusable
 from .._settings import DEFAULTS, Settings
 from . import _sqlite_replicas as ownership
 from ._base import Replica
 from ._fresh import Fresher, utc_now
+from ._group_commit import GroupCommit, Work
 from ._sql_session import Session
 from ._sql_store import SqlStore
-from ._sqlite_file import Synchronous, open_file, translated
+from ._sqlite_file import Synchronous, open_file, open_reader, translated
 from ._sqlite_locks import ReplicaLocks, boot_id
 from ._sqlite_session import SqliteSession
 
 T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a transaction waits for those of other processes: far longer than any takes."""
+READERS = 2
+"""Connections that read beside the writer; opened when they are needed."""
 CLOSE_SECONDS = 30.0
 """The most that closing waits for the transaction in progress."""
 
@@ -66,7 +72,13 @@ async def open_sqlite_store(
 
     connection = await trio.to_thread.run_sync(connect, limiter=limiter)
     store = SqliteStore(
-        place, connection, limiter, settings=settings, fresher=Fresher(clock, random), monotonic=monotonic
+        place,
+        connection,
+        limiter,
+        busy_seconds=busy_seconds,
+        settings=settings,
+        fresher=Fresher(clock, random),
+        monotonic=monotonic,
     )
     try:
         yield store
@@ -83,6 +95,7 @@ class SqliteStore(SqlStore):
         connection: sqlite3.Connection,
         limiter: trio.CapacityLimiter,
         *,
+        busy_seconds: float,
         settings: Settings,
         fresher: Fresher,
         monotonic: Callable[[], float],
@@ -93,6 +106,11 @@ class SqliteStore(SqlStore):
         self._connection = connection
         self._session = SqliteSession(connection)
         self._limiter = limiter
+        self._writes = GroupCommit(self._commit, limiter)
+        self._busy_seconds = busy_seconds
+        self._reading = trio.CapacityLimiter(READERS)
+        self._readers: list[sqlite3.Connection] = []
+        """Open, and not in use."""
         self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id() if settings.replica_locks else "")
         self._monotonic = monotonic
         self._open_since = monotonic()
@@ -121,24 +139,68 @@ class SqliteStore(SqlStore):
         self._closed = True
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+            await self._close_readers()
 
     def _close(self) -> None:
         self._locks.close()
         self._connection.close()
 
+    def _open_reader(self) -> sqlite3.Connection:
+        return open_reader(self.path, busy_seconds=self._busy_seconds)
+
+    async def _close_readers(self) -> None:
+        """When whoever still reads has put its connection back."""
+        places = [object() for _ in range(READERS)]
+        for place in places:
+            await self._reading.acquire_on_behalf_of(place)
+        while self._readers:
+            self._readers.pop().close()
+        for place in places:
+            self._reading.release_on_behalf_of(place)
+
     async def _run(self, work: Callable[[Session], T], *, repeatable: bool = True) -> T:
-        """One transaction, in a thread, when no other is running. Its errors in this package's words.
+        """One transaction that may write, in the next batch. Its errors in this package's words.
 
         A file is there or it is not: no commit leaves anybody in doubt, and nothing is run again here.
         """
+        return await self._writes.run(lambda: self._carry_out(work, self._session))
 
-        def transaction() -> T:
+    def _carry_out(self, work: Callable[[Session], T], session: SqliteSession) -> T:
+        if self._closed:
+            raise trio.ClosedResourceError("the store is closed")
+        with translated(self.path):
+            return work(session)
+
+    def _commit(self, batch: Sequence[Work[object]]) -> None:
+        """One commit for all of a batch, in the thread of the writer."""
+        if len(batch) == 1:
+            batch[0].attempt()
+            return
+        try:
+            with translated(self.path), self._session.group():
+                for work in batch:
+                    work.attempt()
+                    if not self._connection.in_transaction:
+                        raise StoreUnavailable(
+                            f"the database {self.path} took a transaction back, for lack of something"
+                        )
+        except (StoreUnavailable, StoreUnusable, sqlite3.Error) as error:
+            for work in batch:
+                work.fail(error)
+
+    async def _read(self, work: Callable[[Session], T]) -> T:
+        """One transaction that only reads, in a thread of its own: it sees all that was committed before it began."""
+
+        def read() -> T:
             if self._closed:
                 raise trio.ClosedResourceError("the store is closed")
-            with translated(self.path):
-                return work(self._session)
+            reader = self._readers.pop() if self._readers else self._open_reader()
+            try:
+                return self._carry_out(work, SqliteSession(reader))
+            finally:
+                self._readers.append(reader)
 
-        return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
+        return await trio.to_thread.run_sync(read, limiter=self._reading)
 
 
 def _absolute(path: str | Path) -> Path:

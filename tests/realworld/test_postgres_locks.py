@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 
 import attrs
 import psycopg
@@ -220,7 +221,8 @@ async def test_what_is_not_held_is_not_claimed(postgres_url: str) -> None:
         (holder,) = ask(postgres_url, HOLDERS)
         with psycopg.connect(postgres_url, autocommit=True) as thief:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, thief.execute, b"SELECT pg_advisory_lock(%s)", key)
+                steal = partial(thief.execute, b"SELECT pg_advisory_lock(%s)", key)
+                nursery.start_soon(trio.to_thread.run_sync, steal)
                 await until(lambda: bool(ask(postgres_url, "SELECT pid FROM pg_locks WHERE NOT granted")))
                 ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
             assert await store.heartbeat("w", 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ._mutant import Mutant
 
 _RELAY, _VIEWER = "tests/test_relay.py", "tests/test_subscription.py"
+_DIALS, _LEGS, _LEAVING = (f"tests/races/test_{topic}_races.py" for topic in ("dial", "leg", "leaving"))
+_CHANNELS = "tests/races/test_channel_races.py"
 _RESUME, _HINTS = "tests/protocol/test_resume.py", "tests/test_hints.py"
 
 MUTANTS = (
@@ -13,6 +15,7 @@ MUTANTS = (
         "hints are listened to after the first read",
         "relaytrio/_subscription.py",
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))\n"
+        '            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)\n'
         "            first = await self._watch.read()",
         "            first = await self._watch.read()\n"
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))",
@@ -24,6 +27,7 @@ MUTANTS = (
         "        if live is None or not self._progress.ends_live_episode(view):",
         "        if True:",
         f"{_VIEWER} {_RELAY}",
+        races=(11,),
     ),
     Mutant(
         "a message waits for parts without a bound",
@@ -31,6 +35,7 @@ MUTANTS = (
         "        return trio.current_time() < self._hold_until",
         "        return True",
         _RELAY,
+        races=(11,),
     ),
     Mutant(
         "a view of another base is taken",
@@ -81,6 +86,54 @@ MUTANTS = (
         "            raise\n",
         "tests/test_nursery.py",
     ),
+    Mutant(
+        "a view that the viewer has not taken stops the news for the relay",
+        "relaytrio/_subscription.py",
+        "        self.view = view\n        self._seen",
+        "        if self.view is not None:\n            return\n        self.view = view\n        self._seen",
+        _DIALS,
+        races=(4,),
+    ),
+    Mutant(
+        "a read of the store that hangs is waited for without a bound",
+        "relaytrio/_bounded.py",
+        "    with trio.move_on_after(seconds):",
+        "    with trio.CancelScope():",
+        _DIALS,
+        races=(4,),
+    ),
+    Mutant(
+        "a hint is trusted as truth: its version counts as read",
+        "relaytrio/_subscription.py",
+        "            self._hinted = max(self._hinted, snapshot_version)",
+        "            self._hinted = self._seen = snapshot_version",
+        _DIALS,
+        races=(4, 5, 6, 8),
+    ),
+    Mutant(
+        "the log is not swapped: merge watches that of the first episode",
+        "relaytrio/_subscription.py",
+        "        if episode == self._log_watched:",
+        "        if self._log_watched is not None:",
+        _LEGS,
+        races=(6, 7, 8),
+    ),
+    Mutant(
+        "a viewer that has left still watches a log",
+        "relaytrio/_subscription.py",
+        "        with self._out, self._log_watch:",
+        "        with self._out:",
+        _LEAVING,
+        races=(9,),
+    ),
+    Mutant(
+        "a notifier that ends is listened to again at once",
+        "relaytrio/_hints.py",
+        "            await trio.sleep(backoff.next_delay_seconds(self._random()))",
+        "            await trio.sleep(1.0)",
+        _CHANNELS,
+        races=(12,),
+    ),
     # resume
     Mutant(
         "the cursor does not advance with the rows",
@@ -88,6 +141,7 @@ MUTANTS = (
         "        self.seq = burst.last_seq",
         "        pass",
         _RESUME,
+        races=(1,),
     ),
     Mutant(
         "a failed attempt's end is not told",

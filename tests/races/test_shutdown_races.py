@@ -282,6 +282,35 @@ async def test_21_a_stale_hint_and_a_fresh_run(seams: Seams, place: Seam) -> Non
         assert ["Acquire", "FinishInterruption", "Acquire"] == shop.store.names()
 
 
+@race(21, "chat looked at, not compared", "committed, not told")
+async def test_21_a_stale_look_and_the_next_turn_of_the_same_run(seams: Seams) -> None:
+    """The run has read a Stop when its answer is finished all the same: the next turn, which has begun by the time that
+    it compares, is not what was stopped."""
+    turns: list[Turn] = []
+    finish = trio.Event()
+
+    async def script(turn: Turn) -> None:
+        turns.append(turn)
+        await turn.send(text(f"{len(turns)}"))
+        if len(turns) == 1:
+            await finish.wait()
+
+    async with open_busy_workshop(script) as shop:
+        await shop.create()
+        await shop.send("next")
+        await until_idle()
+        stop = seams.stop("chat looked at, not compared")
+        await shop.interrupt()
+        async with stop:
+            finish.set()
+            await until_idle()
+            assert 2 == len(turns)
+        await until_idle(shop.settings.heartbeat_seconds)
+        assert [None, None] == [turn.cancelled_by for turn in turns]
+        check_let_go(shop, "Acquire", "FinishTurn", "FinishTurn")
+        assert [("1", False), ("2", False)] == await shop.answers()
+
+
 @race(21, "owned chats read, not compared")
 async def test_21_a_stale_list_of_owned_chats_and_a_fresh_run(seams: Seams) -> None:
     """The heartbeat has read that the former run is to be interrupted; by the time it compares, a fresh run owns the

@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         "an idle leg is never closed",
         "relaytrio/_relay.py",
-        "idle_at = min(idle_at, trio.current_time() + self._settings.idle_leg_seconds)",
+        "reading.deadline = trio.current_time() + self._settings.idle_leg_seconds",
         "pass",
         _RELAY,
     ),
@@ -184,13 +184,11 @@ MUTANTS = (
         races=(7,),
     ),
     Mutant(
-        "what was taken off a leg is given up when something else is wanted",
+        "of the episodes that are over, only the last one is attended",
         "relaytrio/_relay.py",
-        '                await target.seam("rows came, not laid down")\n                await self._extend(item)',
-        "                with target.until_changed(since):\n"
-        '                    await target.seam("rows came, not laid down")\n'
-        "                    await self._extend(item)",
-        _LEGS,
+        "if over_at > since)",
+        "if False)",
+        _RELAY,
         races=(11,),
     ),
     Mutant(

@@ -49,6 +49,7 @@ from .pubsub._base import Hint, PubSub
 from .stores import open_store
 from .stores._base import IdempotencyKey, Outcome, Replica, Store, StoreOrUrl
 from .transport.dialer import WebSocketDialer
+from .transport.pool import open_leg_pool
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -339,10 +340,10 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """One replica, for as long as the context lasts.
 
-    `store` is a URL (`memory://`, `sqlite:///path`) or a Store, which is not closed here then. `pubsub` is derived
-    from the store; None is none: the replica polls. Without a `responder` it only serves. The `relay` is a
-    `MultiReplicaRelay` when there is a `secret` (the same in the whole cluster), else none. `address` is what other
-    replicas dial. `random` makes ids, stamps and jitter repeatable in tests.
+    `store` is a URL (`memory://`, `sqlite:///path`, `postgresql://...`) or a Store, which is not closed here then.
+    `pubsub` is derived from the store; None is none: the replica polls. Without a `responder` it only serves. The
+    `relay` is a `MultiReplicaRelay` when there is a `secret` (the same in the whole cluster), else none. `address` is
+    what other replicas dial. `random` makes ids, stamps and jitter repeatable in tests.
 
     Leaving it stops what this replica generates and hands the chats over at once; `engine.drain()` before that gives
     answers time to finish. Raises `ConfigurationError` and `StoreUnusable`; a failed task of the engine cancels the
@@ -363,7 +364,7 @@ async def open_engine(
             settings=settings,
             random=random or random_module.Random(),
         )
-        engine.relay = _default_relay(engine) if isinstance(relay, _Derived) else relay
+        engine.relay = await _default_relay(engine, stack) if isinstance(relay, _Derived) else relay
         async with _running(engine):
             yield engine
 
@@ -398,7 +399,8 @@ def _secret(secret: str | bytes | None) -> bytes | None:
     return key
 
 
-def _default_relay(engine: Engine) -> Relay | None:
+async def _default_relay(engine: Engine, stack: AsyncExitStack) -> Relay | None:
+    """All legs to a peer share one connection; the pool of them lasts as long as the stack."""
     if engine.secret is None:
         return None
     dialer = WebSocketDialer(
@@ -407,7 +409,8 @@ def _default_relay(engine: Engine) -> Relay | None:
         secret=engine.secret,
         settings=engine.settings,
     )
-    return MultiReplicaRelay(RelayConfig(dialer=dialer, settings=engine.settings, random=engine._random.random))
+    pool = await stack.enter_async_context(open_leg_pool(dialer, engine.settings))
+    return MultiReplicaRelay(RelayConfig(dialer=pool, settings=engine.settings, random=engine._random.random))
 
 
 class _Addresses:

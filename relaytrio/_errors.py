@@ -180,6 +180,8 @@ class DialError(RelaytrioError):
         super().__init__(f"replica {worker_id}: {reason}")
         self.worker_id = worker_id
         """The replica that was dialed."""
+        self.reason = reason
+        """What went wrong, in words."""
 
 
 class ReplicaNotFound(DialError):

@@ -33,15 +33,20 @@ class Latest(Generic[T]):
     async def get(self) -> T:
         """The newest value that was not taken yet. A checkpoint. Raises `trio.EndOfChannel` when it was closed."""
         # First, not last: a value that is taken is in its reader's hands at once, and in nobody's while he waits.
-        await trio.lowlevel.checkpoint()
-        while not self._values:
-            if self._closed:
-                raise trio.EndOfChannel
+        if self._values or self._closed:
+            await trio.lowlevel.checkpoint()
+        while not self._values and not self._closed:
             await self._wakeup.wait()
-        return self._values.pop()
+        if not self._values:
+            raise trio.EndOfChannel
+        return self._take()
 
     def get_nowait(self) -> T:
         """The newest value that was not taken yet. Raises `trio.WouldBlock` if there is none, closed or not."""
         if not self._values:
             raise trio.WouldBlock
+        return self._take()
+
+    def _take(self) -> T:
+        self._wakeup.clear()
         return self._values.pop()

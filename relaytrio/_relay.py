@@ -120,7 +120,7 @@ class MultiReplicaRelay:
 class _Target:
     """One worker that is being followed, and the scope of all that exists for it."""
 
-    def __init__(self, params: RelayParams, worker_id: str, backoff: Backoff) -> None:
+    def __init__(self, params: RelayParams, worker_id: str, backoff: Backoff, grace_seconds: float) -> None:
         self.worker_id = worker_id
         self.scope = trio.CancelScope()
         self.leaving = False
@@ -133,7 +133,11 @@ class _Target:
         self.episode: Episode | None = None
         self._waiting = trio.CancelScope()
         self._params = params
+        self._grace_seconds = grace_seconds
+        """How long a viewer waits for the last rows of an episode that is over."""
         self._attended: dict[Episode, tuple[PartLog, ExitStack]] = {}
+        self._over_at: dict[Episode, float] = {}
+        """When each attended episode but the wanted one was followed by another."""
 
     def want(self, notification: StatusNotification) -> None:
         """The chat (still, or again) runs at this worker."""
@@ -143,13 +147,15 @@ class _Target:
         if notification.episode == self.episode:
             return
         former, self.episode = self.episode, notification.episode
+        if former is not None:
+            self._over_at[former] = trio.current_time()
         if self.episode is not None:
             self.retry.reset()
             self._attend(self.episode)
-            self.leave_all_but(former, self.episode)
+            self._leave_the_old()
         self._change()
 
-    def leave(self, grace_seconds: float) -> None:
+    def leave(self) -> None:
         """The chat runs here no more: what is under way may bring the end of its episode, for a moment."""
         if self.leaving:
             return
@@ -157,7 +163,7 @@ class _Target:
         if self.is_done:
             self.scope.cancel()
         else:
-            self.scope.deadline = trio.current_time() + grace_seconds
+            self.scope.deadline = trio.current_time() + self._grace_seconds
         self._change()
 
     @property
@@ -191,9 +197,16 @@ class _Target:
     def leave_all_but(self, *kept: Episode | None) -> None:
         """Stop to attend the copies of other episodes."""
         for episode in [episode for episode in self._attended if episode not in kept]:
+            self._over_at.pop(episode, None)
             self._attended.pop(episode)[1].close()
 
+    def _leave_the_old(self) -> None:
+        """Nobody waits any more for what is over for so long; what followed fast may all still be on its way."""
+        since = trio.current_time() - self._grace_seconds
+        self.leave_all_but(self.episode, *(former for former, over_at in self._over_at.items() if over_at > since))
+
     def _attend(self, episode: Episode) -> None:
+        self._over_at.pop(episode, None)
         if episode not in self._attended:
             stack = ExitStack()
             copy = stack.enter_context(self._params.parts.filling(self._params.chat_id, episode, self._is_resting))
@@ -242,11 +255,13 @@ class _Following:
             self._tell_again("the chat has moved on")
         if worker_id is None:
             if target is not None:
-                target.leave(self._settings.end_of_episode_seconds)
+                target.leave()
         elif target is None or target.worker_id != worker_id or target.scope.cancel_called:
             if target is not None:
                 target.scope.cancel()
-            target = self._target = _Target(self._params, worker_id, self._backoff())
+            target = self._target = _Target(
+                self._params, worker_id, self._backoff(), self._settings.end_of_episode_seconds
+            )
             target.want(notification)
             self._nursery.start_soon(self._follow, target)
         else:
@@ -406,7 +421,8 @@ class _Filling:
             if copy is not None and copy.episode != self._selected:
                 self._asked_again = False
                 await self._select(copy)
-            await self._read(since)
+            with target.until_changed(since) as reading:
+                await self._read(reading)
             if target.changes == since or (target.leaving and target.is_done):
                 return
 
@@ -415,39 +431,29 @@ class _Filling:
         await self._leg.select(copy.episode, copy.last_seq)
         await self._target.seam("selected, nothing read")
 
-    async def _read(self, since: int) -> None:
-        """Take what comes until something else is wanted, or nothing was for `idle_leg_seconds`.
-
-        Only the wait for the next item ends with a change: what was taken off the leg is always laid down.
-        """
-        target, items, idle_at = self._target, aiter(self._leg), float("inf")
-        while target.changes == since:
-            if target.is_done:
-                if target.leaving:
-                    return
-                idle_at = min(idle_at, trio.current_time() + self._settings.idle_leg_seconds)
-            with target.until_changed(since) as waiting:
-                waiting.deadline = idle_at
-                item = await self._next(items)
-            if waiting.cancelled_caught or item is None:
-                return
-            if isinstance(item, Burst):
-                await target.seam("rows came, not laid down")
-                await self._extend(item)
-            else:
-                await self._end(item)
-
-    async def _next(self, items: AsyncIterator[Burst | LegEnd]) -> Burst | LegEnd | None:
-        """What the leg brings next; None: it is gone, and nothing was wanted of it any more."""
+    async def _read(self, reading: trio.CancelScope) -> None:
+        """Take what comes, for as long as something is wanted, and `idle_leg_seconds` longer."""
+        self._mind_the_end(reading)
         try:
-            return await anext(items)
-        except StopAsyncIteration:
-            if not self._target.is_done:
-                raise LegLost(self._target.worker_id, "the leg ended in the middle of an episode") from None
+            async for item in self._leg:
+                if isinstance(item, Burst):
+                    await self._extend(item)
+                else:
+                    await self._end(item)
+                self._mind_the_end(reading)
         except LegLost:
             if not self._target.is_done:
                 raise
-        return None
+        if not self._target.is_done:
+            raise LegLost(self._target.worker_id, "the leg ended in the middle of an episode")
+
+    def _mind_the_end(self, reading: trio.CancelScope) -> None:
+        if not self._target.is_done:
+            return
+        if self._target.leaving:
+            self._target.scope.cancel()
+        elif reading.deadline == float("inf"):
+            reading.deadline = trio.current_time() + self._settings.idle_leg_seconds
 
     async def _extend(self, burst: Burst) -> None:
         copy = self._target.attended(burst.episode)
@@ -477,5 +483,4 @@ class _Filling:
         if end.reason == "beyond" or not copy.seal(end.last_seq if end.reason == "sealed" else None):
             raise LegLost(self._target.worker_id, "the peer's log and its copy here do not fit")
         if end.reason == "over":
-            with self._target.until_changed(self._target.changes):
-                await self._look_again()
+            await self._look_again()

@@ -68,6 +68,9 @@ class Settings:
     heartbeat_seconds: float = 5.0
     dead_after_seconds: float = 20.0
     """An owner whose counter stands still for so long is dead. Four heartbeats."""
+    replica_locks: bool = True
+    """Whether each replica holds a lock in the store, by which others see its sudden death at once. Without, the
+    heartbeats alone decide: for those who do not trust what is between them and their database."""
     lock_look_seconds: float = 0.25
     """Time between the two looks at a free lock that declare its holder dead."""
     lock_trust_seconds: float = 10.0

@@ -440,6 +440,8 @@ class _Merge:
             self._log_watch.enter_context(watching)
 
     async def _wait(self) -> None:
-        deadline = float("inf") if self._hold_until is None else self._hold_until
-        with trio.move_on_at(deadline):
+        if self._hold_until is None:
+            await self._watch.news.wait()
+            return
+        with trio.move_on_at(self._hold_until):
             await self._watch.news.wait()

@@ -18,7 +18,7 @@ from relaytrio._errors import (
     StoreUnavailable,
     SubscriptionFailed,
 )
-from relaytrio._protocol.chat import Abandon, BeginAttempt, FinishInterruption, Interrupt, RecordRetry
+from relaytrio._protocol.chat import Abandon, BeginAttempt, Commit, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
     CaughtUp,
     Degraded,
@@ -33,7 +33,7 @@ from relaytrio._relay import RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
-from tests.scene import ELSEWHERE, HERE, THERE, at_hand, kinds, open_scene, seqs, texts, until
+from tests.scene import ELSEWHERE, HERE, THERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
 
 
 async def test_parts_made_so_far_come_first_then_live_ones(autojump_clock: MockClock) -> None:
@@ -281,6 +281,30 @@ async def test_an_answer_that_finishes_before_the_dial_completes(autojump_clock:
             events += await until(subscription, Status, status="waiting")
             assert started == trio.current_time()
         assert ["message_part", "message_part", "message", "status"] == kinds(events)[-4:]
+        check_stream(events)
+
+
+async def test_two_episodes_later_the_last_parts_of_the_first_still_come(autojump_clock: MockClock) -> None:
+    """LAST_PARTS: a commit, and a Stop right behind it, while the last burst before both is on its way."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            events = await until(subscription, MessagePart, seq=1)
+            await scene.send("next")
+            await scene.apply(Commit(run_id="run1", token="c", messages=(assistant("ab"),)))
+            await wait_all_tasks_blocked()
+            await scene.apply(Interrupt())
+            await scene.apply(FinishInterruption(run_id="run1", token="f"))
+            await wait_all_tasks_blocked()
+            scene.feed(leg, episode, ["b"], first_seq=2)
+            leg.end("sealed", 2, episode=episode)
+            events += await until(subscription, Status, status="running", version=6)
+        assert ["a", "b"] == texts(events)
+        answers = [event for event in events if isinstance(event, MessageEvent) and event.message.role == "assistant"]
+        parts = [event for event in events if isinstance(event, MessagePart)]
+        assert events.index(parts[-1]) < events.index(answers[0])
         check_stream(events)
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from ..responders.pydoc import answer, sample_names, tokens
 from ..stores._open import SqlitePlace, parse_url
+from ..stores._postgres_place import PostgresPlace
 from ._status import UsageFault
 
 Kill: TypeAlias = Literal["viewer", "worker"]
@@ -164,6 +165,8 @@ def _place(store: str | None) -> SqlitePlace | None:
     place = None if store is None else parse_url(store)
     if store is not None and place is None:
         raise UsageFault("--store: replicas are processes of their own and cannot share a memory store")
+    if isinstance(place, PostgresPlace):
+        raise UsageFault("--store: the check reads the tables of a SQLite file, and no others yet")
     return place
 
 

@@ -34,7 +34,7 @@ class Listener(AsyncIterator[Hint]):
         older = self._hints.get(hint.chat_id)
         if older is None and len(self._hints) >= self._most_chats:
             del self._hints[next(iter(self._hints))]
-        if older is None or _replaces(hint, older):
+        if older is None or replaces(hint, older):
             self._hints[hint.chat_id] = hint
         self._wakeup.set()
 
@@ -64,7 +64,7 @@ class Listener(AsyncIterator[Hint]):
         return StopAsyncIteration() if self._failure is None else PubSubUnavailable(self._failure)
 
 
-def _replaces(newer: Hint, older: Hint) -> bool:
+def replaces(newer: Hint, older: Hint) -> bool:
     """Nothing comes after the end of a chat."""
     if "deleted" in (newer.status, older.status):
         return newer.status == "deleted"

@@ -1,11 +1,11 @@
 """Hints between processes that share one SQLite file: the file itself says that it was written.
 
-A commit is the publication: `publish` has nothing to do. One task, while somebody listens, asks SQLite every 20 ms
-whether another connection has committed (`PRAGMA data_version`: a look at shared memory, done on Trio's thread), and
-only then, in a thread, which chats have changed. Its connection is its own, so it hears this process's store as well.
+A commit is the publication: `publish` has nothing to do. One task, while somebody listens, asks SQLite whenever the
+file may have been written (`_file_watch.py`) whether another connection has committed (`PRAGMA data_version`: a look at
+shared memory, done on Trio's thread), and only then, in a thread, which chats have changed. Its connection is its own,
+so it hears this process's store as well.
 
-What that costs while nothing happens: see `POLL_SECONDS`. Must not know: what a change was. Who calls:
-`derive_pubsub`, and the engine.
+Must not know: what a change was. Who calls: `derive_pubsub`, and the engine.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from .._wakeup import Wakeup
 from ..stores._sqlite_file import open_reader, translated
 from ..stores._sqlite_schema import CHANGED_SINCE, LAST_CHANGE
 from ._base import Hint
+from ._file_watch import watch_file
 from ._listener import Listener
 
-POLL_SECONDS = 0.02
-"""How late a hint may be. Fifty looks a second took 2 % of one core of a small virtual machine while nothing happened,
-nearly all of it for waking the process up; the look itself is 7 microseconds."""
 MOST_CHANGES = 1000
 """Chats that one query gives; the next look takes the rest."""
 CLOSE_SECONDS = 10.0
@@ -34,9 +32,9 @@ CLOSE_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def open_sqlite_pubsub(path: str | Path, *, poll_seconds: float = POLL_SECONDS) -> AsyncIterator[SqlitePubSub]:
+async def open_sqlite_pubsub(path: str | Path) -> AsyncIterator[SqlitePubSub]:
     """The hints of the store in this file, which is opened when the first listener comes."""
-    pubsub = SqlitePubSub(_absolute(path), poll_seconds)
+    pubsub = SqlitePubSub(_absolute(path))
     try:
         async with BodyNursery(lambda: PubSubUnavailable(f"the watch of {path} failed")) as nursery:
             nursery.start_soon(pubsub.run)
@@ -52,9 +50,8 @@ class SqlitePubSub:
     there are none.
     """
 
-    def __init__(self, path: Path, poll_seconds: float) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._poll_seconds = poll_seconds
         self._listeners: set[Listener] = set()
         self._reader: _Reader | None = None
         self._entering = trio.Lock()
@@ -118,14 +115,18 @@ class SqlitePubSub:
 
     async def _watch(self) -> str | None:
         """Until nobody listens; why the file cannot be read any more, if that ended it."""
+        watch = watch_file(self._path)
         try:
             while self._listeners and self._reader is not None:
                 if self._reader.has_news():
+                    watch.saw_news()
                     for hint in await trio.to_thread.run_sync(self._reader.take, limiter=self._thread):
                         self._deliver(hint)
-                await trio.sleep(self._poll_seconds)
+                await watch.wait()
         except StoreError as error:
             return str(error)
+        finally:
+            watch.close()
         return None
 
     def _deliver(self, hint: Hint) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from typing import cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -18,6 +18,7 @@ from .._errors import ConfigurationError
 from .._settings import DEFAULTS, Settings
 from ._base import Store
 from ._fresh import utc_now
+from ._postgres_place import PostgresPlace, parse_postgres_url
 from ._sqlite_file import Synchronous
 from .memory import MemoryStore
 from .sqlite import open_sqlite_store
@@ -46,10 +47,20 @@ async def open_store(
     `memory://` is a new store in this process's memory. `sqlite:///chat.db` is a file in the working directory,
     `sqlite:////var/lib/chat.db` one by its absolute path; a `?synchronous=FULL` (or the argument, which wins) makes it
     durable against the loss of power. Other characters in a path may be percent-encoded.
+    `postgresql://user:password@host:5432/database` is a schema in that database, see `open_postgres_store`; it needs
+    the extra `relaytrio[postgres]`.
 
-    Raises `ConfigurationError` for any other URL, `StoreUnusable` and `StoreUnavailable` as `open_sqlite_store` does.
+    Raises `ConfigurationError` for any other URL, `StoreUnusable` and `StoreUnavailable` as `open_sqlite_store` and
+    `open_postgres_store` do.
     """
     place = parse_url(url)
+    if isinstance(place, PostgresPlace):
+        open_postgres_store = _postgres()
+        async with open_postgres_store(
+            place, settings=settings, clock=clock, random=random, monotonic=monotonic
+        ) as postgres_store:
+            yield postgres_store
+        return
     if place is None:
         store = MemoryStore(settings=settings, clock=clock, random=random)
         try:
@@ -68,7 +79,16 @@ async def open_store(
         yield sqlite_store
 
 
-def parse_url(url: str) -> SqlitePlace | None:
+def _postgres() -> Callable[..., AbstractAsyncContextManager[Store]]:
+    """Imported when it is asked for: its driver is an extra."""
+    try:
+        from .postgres import open_postgres_store
+    except ImportError as error:
+        raise ConfigurationError("a store in PostgreSQL needs its driver: pip install 'relaytrio[postgres]'") from error
+    return open_postgres_store
+
+
+def parse_url(url: str) -> SqlitePlace | PostgresPlace | None:
     """What a store's URL names; None for memory. Raises `ConfigurationError`, which names no password."""
     try:
         parts = urlsplit(url)
@@ -82,11 +102,15 @@ def parse_url(url: str) -> SqlitePlace | None:
         case "sqlite":
             return _sqlite_place(parts)
         case "postgresql" | "postgres":
-            raise ConfigurationError("the store's url names PostgreSQL; this version has no PostgreSQL store")
+            return parse_postgres_url(url)
         case "":
-            raise ConfigurationError("the store's url has no scheme: expected memory:// or sqlite:///path")
+            raise ConfigurationError(
+                "the store's url has no scheme: expected memory://, sqlite:///path or postgresql://host/name"
+            )
         case scheme:
-            raise ConfigurationError(f"the store's url has the scheme {scheme}: expected memory:// or sqlite:///path")
+            raise ConfigurationError(
+                f"the store's url has the scheme {scheme}: expected memory://, sqlite:///path or postgresql://host/name"
+            )
 
 
 def _sqlite_place(parts: SplitResult) -> SqlitePlace:

@@ -59,10 +59,10 @@ def open_file(path: Path, *, synchronous: Synchronous, busy_seconds: float) -> s
     return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection for reads of a database that a store has opened before. It never waits for a lock."""
+def open_reader(path: Path, *, busy_seconds: float = 0.0) -> sqlite3.Connection:
+    """A connection for reads of a database that a store has opened before. Readers hardly ever wait for a lock."""
     with translated(path):
-        connection = _connect(path, create=False, busy_seconds=0)
+        connection = _connect(path, create=False, busy_seconds=busy_seconds)
         try:
             connection.execute("PRAGMA query_only = ON")
         except BaseException:
@@ -81,6 +81,23 @@ def transaction(connection: sqlite3.Connection, kind: Literal["DEFERRED", "IMMED
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """The same within a transaction: all of the body, or nothing of it, and the transaction goes on.
+
+    Some faults (a full disk, say) take the whole transaction back; then there is nothing to go back to.
+    """
+    connection.execute("SAVEPOINT work")
+    try:
+        yield
+        connection.execute("RELEASE work")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO work")
+            connection.execute("RELEASE work")
         raise
 
 

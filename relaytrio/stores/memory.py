@@ -144,7 +144,7 @@ class MemoryStore:
 
     async def register(self, replica: Replica) -> None:
         def write() -> None:
-            self._replicas[replica.id] = attrs.evolve(replica, lock=_LOCK)
+            self._replicas[replica.id] = attrs.evolve(replica, lock=_LOCK if self._settings.replica_locks else "")
             self._locked.add(replica.id)
 
         await self._atomic(write)
@@ -164,7 +164,7 @@ class MemoryStore:
 
     async def released_locks(self, replica_ids: Collection[str]) -> frozenset[str]:
         """At once: there is no connection that would have to be held for a while before it can be trusted."""
-        return await self._atomic(lambda: (frozenset(replica_ids) & self._replicas.keys()) - self._locked)
+        return await self._atomic(lambda: frozenset(replica_ids) & self._claimed() - self._locked)
 
     # itself
 
@@ -301,6 +301,9 @@ class MemoryStore:
                 yield OwnedChat(
                     chat_id=chat_id, run_id=chat.run_id, status=chat.status, snapshot_version=chat.snapshot_version
                 )
+
+    def _claimed(self) -> frozenset[str]:
+        return frozenset(replica.id for replica in self._replicas.values() if replica.lock)
 
     def _heartbeat(self, replica_id: str, load: int) -> bool:
         replica = self._replicas.get(replica_id)

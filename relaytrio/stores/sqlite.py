@@ -1,14 +1,16 @@
 """A store in one SQLite file, for one machine: several processes may have it open at once.
 
-SQLite waits with threads, so each call is one transaction in a worker thread, one at a time. A call that is cancelled
-while it waits for its turn has no effect; one whose transaction has begun waits for its end (some milliseconds; up to
-the busy timeout while another process holds the file) and gives its result, and the cancellation comes with the
-caller's next checkpoint. So a transaction is never left open, and a caller who got `trio.Cancelled` changed nothing.
+SQLite waits with threads, so each call is one transaction in a worker thread. Those that may write run one at a time,
+and those that wait for their turn share one commit (`_group_commit.py`); those that only read run beside them, on
+connections of their own. A call that is cancelled while it waits for its turn has no effect; one whose transaction has
+begun waits for its end (some milliseconds; up to the busy timeout while another process holds the file) and gives its
+result, and the cancellation comes with the caller's next checkpoint. So a transaction is never left open, and a caller
+who got `trio.Cancelled` changed nothing.
 
 Durable against the death of any process. Against the loss of power, the last transactions may be missing (never a part
 of one) unless `synchronous="FULL"`, which costs a flush to the disk for each transaction.
 
-Must not know: SQL (`_sqlite_chats.py`, `_sqlite_replicas.py`), what makes a file usable (`_sqlite_file.py`). Who calls:
+Must not know: SQL (`_sql_chats.py`, `_sql_replicas.py`), what makes a file usable (`_sqlite_file.py`). Who calls:
 `open_store`. Not for network file systems: neither SQLite's log nor the replicas' locks work there.
 """
 
@@ -16,28 +18,31 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import trio
 
-from .._protocol.chat import Chat, Command, Create
-from .._protocol.events import Message, MessageRef, QueueEntry
+from .._errors import StoreUnavailable, StoreUnusable
 from .._settings import DEFAULTS, Settings
-from . import _sqlite_chats as chats
 from . import _sqlite_replicas as ownership
-from ._base import Candidate, Fingerprint, IdempotencyKey, Outcome, OwnedChat, Replica, View
+from ._base import Replica
 from ._fresh import Fresher, utc_now
-from ._sqlite_file import Synchronous, open_file, translated
+from ._group_commit import GroupCommit, Work
+from ._sql_session import Session
+from ._sql_store import SqlStore
+from ._sqlite_file import Synchronous, open_file, open_reader, translated
 from ._sqlite_locks import ReplicaLocks, boot_id
+from ._sqlite_session import SqliteSession
 
-P = ParamSpec("P")
 T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a transaction waits for those of other processes: far longer than any takes."""
+READERS = 2
+"""Connections that read beside the writer; opened when they are needed."""
 CLOSE_SECONDS = 30.0
 """The most that closing waits for the transaction in progress."""
 
@@ -67,7 +72,13 @@ async def open_sqlite_store(
 
     connection = await trio.to_thread.run_sync(connect, limiter=limiter)
     store = SqliteStore(
-        place, connection, limiter, settings=settings, fresher=Fresher(clock, random), monotonic=monotonic
+        place,
+        connection,
+        limiter,
+        busy_seconds=busy_seconds,
+        settings=settings,
+        fresher=Fresher(clock, random),
+        monotonic=monotonic,
     )
     try:
         yield store
@@ -75,7 +86,7 @@ async def open_sqlite_store(
         await store.aclose()
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """A `Store` in a file; made by `open_sqlite_store`."""
 
     def __init__(
@@ -84,17 +95,23 @@ class SqliteStore:
         connection: sqlite3.Connection,
         limiter: trio.CapacityLimiter,
         *,
+        busy_seconds: float,
         settings: Settings,
         fresher: Fresher,
         monotonic: Callable[[], float],
     ) -> None:
+        super().__init__(settings, fresher)
         self.path = path
         """Absolute."""
         self._connection = connection
+        self._session = SqliteSession(connection)
         self._limiter = limiter
-        self._settings = settings
-        self._context = chats.Context(settings, fresher)
-        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id())
+        self._writes = GroupCommit(self._commit, limiter)
+        self._busy_seconds = busy_seconds
+        self._reading = trio.CapacityLimiter(READERS)
+        self._readers: list[sqlite3.Connection] = []
+        """Open, and not in use."""
+        self._locks = ReplicaLocks(path.with_name(f"{path.name}.locks"), boot_id() if settings.replica_locks else "")
         self._monotonic = monotonic
         self._open_since = monotonic()
         self._closed = False
@@ -103,67 +120,18 @@ class SqliteStore:
     def url(self) -> str:
         return f"sqlite:///{self.path}"
 
-    # transitions
-
-    async def create_chat(self, chat_id: str, command: Create, key: IdempotencyKey | None = None) -> Outcome:
-        return await self._run(chats.create_chat, self._connection, self._context, chat_id, command, key)
-
-    async def apply(self, chat_id: str, command: Command, key: IdempotencyKey | None = None) -> Outcome:
-        return await self._run(chats.apply, self._connection, self._context, chat_id, command, key)
-
-    async def delete_chat(self, chat_id: str) -> None:
-        await self._run(chats.delete_chat, self._connection, self._context, chat_id)
-
-    # reads
-
-    async def read_view(self, chat_id: str, base: MessageRef) -> View:
-        return await self._run(chats.read_view, self._connection, self._context, chat_id, base)
-
-    async def read_chat(self, chat_id: str) -> Chat:
-        return await self._run(chats.read_chat, self._connection, chat_id)
-
-    async def read_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
-        return await self._run(chats.read_queue, self._connection, chat_id)
-
-    async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
-        return await self._run(chats.list_chats, self._connection, before, limit)
-
-    async def list_messages(self, chat_id: str, *, after_id: int = 0, limit: int = 200) -> Sequence[Message]:
-        return await self._run(chats.list_messages, self._connection, self._context, chat_id, after_id, limit)
-
-    async def fingerprints(self, chat_ids: Collection[str]) -> Mapping[str, Fingerprint]:
-        return await self._run(chats.fingerprints, self._connection, list(chat_ids))
-
-    # ownership
-
-    async def candidates(self, dead: Collection[str], limit: int = 100) -> Sequence[Candidate]:
-        return await self._run(ownership.candidates, self._connection, list(dead), limit)
-
-    async def owned_by(self, replica_id: str) -> Sequence[OwnedChat]:
-        return await self._run(ownership.owned_by, self._connection, replica_id)
-
     async def register(self, replica: Replica) -> None:
-        await self._run(ownership.register, self._connection, self._locks, replica)
-
-    async def heartbeat(self, replica_id: str, load: int) -> bool:
-        return await self._run(ownership.heartbeat, self._connection, replica_id, load)
+        await self._run(lambda session: ownership.register(session, self._locks, replica))
 
     async def unregister(self, replica_id: str) -> None:
-        await self._run(ownership.unregister, self._connection, self._locks, replica_id)
-
-    async def replicas(self) -> Sequence[Replica]:
-        return await self._run(ownership.replicas, self._connection)
+        await self._run(lambda session: ownership.unregister(session, self._locks, replica_id))
 
     async def released_locks(self, replica_ids: Collection[str]) -> frozenset[str]:
         if self._monotonic() - self._open_since < self._settings.lock_trust_seconds:
             await self.ping()
             return frozenset()
-        return await self._run(ownership.released_locks, self._connection, self._locks, list(replica_ids))
-
-    # itself
-
-    async def ping(self) -> None:
-        await self._run(chats.ping, self._connection)
+        ids = list(replica_ids)
+        return await self._run(lambda session: ownership.released_locks(session, self._locks, ids))
 
     async def aclose(self) -> None:
         """Close the file, and free the locks of replicas that are still registered. Closes even if cancelled (and then
@@ -171,21 +139,68 @@ class SqliteStore:
         self._closed = True
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+            await self._close_readers()
 
     def _close(self) -> None:
         self._locks.close()
         self._connection.close()
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One function, in a thread, when no other is running. Its errors in this package's words."""
+    def _open_reader(self) -> sqlite3.Connection:
+        return open_reader(self.path, busy_seconds=self._busy_seconds)
 
-        def transaction() -> T:
+    async def _close_readers(self) -> None:
+        """When whoever still reads has put its connection back."""
+        places = [object() for _ in range(READERS)]
+        for place in places:
+            await self._reading.acquire_on_behalf_of(place)
+        while self._readers:
+            self._readers.pop().close()
+        for place in places:
+            self._reading.release_on_behalf_of(place)
+
+    async def _run(self, work: Callable[[Session], T], *, repeatable: bool = True) -> T:
+        """One transaction that may write, in the next batch. Its errors in this package's words.
+
+        A file is there or it is not: no commit leaves anybody in doubt, and nothing is run again here.
+        """
+        return await self._writes.run(lambda: self._carry_out(work, self._session))
+
+    def _carry_out(self, work: Callable[[Session], T], session: SqliteSession) -> T:
+        if self._closed:
+            raise trio.ClosedResourceError("the store is closed")
+        with translated(self.path):
+            return work(session)
+
+    def _commit(self, batch: Sequence[Work[object]]) -> None:
+        """One commit for all of a batch, in the thread of the writer."""
+        if len(batch) == 1:
+            batch[0].attempt()
+            return
+        try:
+            with translated(self.path), self._session.group():
+                for work in batch:
+                    work.attempt()
+                    if not self._connection.in_transaction:
+                        raise StoreUnavailable(
+                            f"the database {self.path} took a transaction back, for lack of something"
+                        )
+        except (StoreUnavailable, StoreUnusable, sqlite3.Error) as error:
+            for work in batch:
+                work.fail(error)
+
+    async def _read(self, work: Callable[[Session], T]) -> T:
+        """One transaction that only reads, in a thread of its own: it sees all that was committed before it began."""
+
+        def read() -> T:
             if self._closed:
                 raise trio.ClosedResourceError("the store is closed")
-            with translated(self.path):
-                return function(*args, **kwargs)
+            reader = self._readers.pop() if self._readers else self._open_reader()
+            try:
+                return self._carry_out(work, SqliteSession(reader))
+            finally:
+                self._readers.append(reader)
 
-        return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
+        return await trio.to_thread.run_sync(read, limiter=self._reading)
 
 
 def _absolute(path: str | Path) -> Path:

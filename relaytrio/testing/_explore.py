@@ -36,6 +36,7 @@ from ._history import (
 )
 from ._schedules import Schedule
 from ._scripted_answers import AnswerPlan
+from ._seams import SEAMS
 from ._simulated_pubsub import HintFaults
 
 Failure: TypeAlias = BaseException
@@ -58,9 +59,14 @@ _BREAKS: tuple[HowBroken, ...] = (
 _OUTAGES: tuple[HowOut, ...] = ("fails", "hangs", "works", "works", "lose answer", "lose answer")
 
 
-def random_history(seed: int, *, steps: int = 10, faults: bool = True, replicas: int = 2, viewers: int = 2) -> History:
-    """The history of that seed. Without `faults` nothing happens but what people do."""
-    draw = _Draw(seed, replicas, viewers)
+def random_history(
+    seed: int, *, steps: int = 10, faults: bool = True, replicas: int = 2, viewers: int = 2, at_seams: float = 0.0
+) -> History:
+    """The history of that seed. Without `faults` nothing happens but what people do.
+
+    `at_seams` is the share of operations that wait for a task of the engine to stand at a seam, and overtake it there.
+    """
+    draw = _Draw(seed, replicas, viewers, at_seams)
     return History(
         steps=tuple(draw.step(faults and draw.chance(0.5)) for _ in range(steps)),
         replicas=replicas,
@@ -75,8 +81,9 @@ def random_history(seed: int, *, steps: int = 10, faults: bool = True, replicas:
 class _Draw:
     """What a history is made of."""
 
-    def __init__(self, seed: int, replicas: int, viewers: int) -> None:
+    def __init__(self, seed: int, replicas: int, viewers: int, at_seams: float) -> None:
         self._random = Random(seed)
+        self._at_seams = at_seams
         self._replicas = replicas
         self._viewers = viewers
 
@@ -99,7 +106,9 @@ class _Draw:
 
     def step(self, fault: bool) -> Step:
         return Step(
-            after_seconds=self.one_of(_LONG_GAPS if fault else _GAPS), do=self._fault() if fault else self._command()
+            after_seconds=self.one_of(_LONG_GAPS if fault else _GAPS),
+            at=self._random.choice(SEAMS) if self._at_seams and self.chance(self._at_seams) else None,
+            do=self._fault() if fault else self._command(),
         )
 
     def _command(self) -> Operation:
@@ -208,6 +217,8 @@ def _simpler(history: History, schedule: Schedule) -> Iterator[tuple[History, Sc
 def _plainer(step: Step) -> Iterator[Step]:
     if step.after_seconds:
         yield attrs.evolve(step, after_seconds=0.0)
+    if step.at is not None:
+        yield attrs.evolve(step, at=None)
     for field in attrs.fields(type(step.do)):
         value = getattr(step.do, field.name)
         if field.default is not attrs.NOTHING and value != field.default:

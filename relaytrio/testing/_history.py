@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from .._errors import RelaytrioError
 from .._protocol.chat import Answer, WhenBusy
@@ -22,8 +22,9 @@ from .._relay import MultiReplicaRelay, Relay, RelayConfig
 from .._settings import Settings
 from ..transport._tasks import background
 from ._check_cluster import STEP_SECONDS, ClusterReport, ClusterViolation, check_cluster
-from ._schedules import Schedule, scheduled
+from ._schedules import Schedule, scheduled, virtual_clock
 from ._scripted_answers import AnswerPlan
+from ._seams import Seam, watch_seams
 from ._simulated_cluster import ALL_HINTS, SimulatedCluster, open_simulated_cluster
 from ._simulated_legs import LegKind
 from ._simulated_pubsub import HintFaults
@@ -51,6 +52,8 @@ EXPLORING = Settings(
     stalled_send_seconds=5.0,
 )
 """What race tests run with: the same waits in about the same order as by default, in a third of the steps."""
+LONGEST_WAIT_SECONDS = 2.0
+LONGEST_STAND_SECONDS = 0.5
 LONGEST_REQUEST_SECONDS = 600.0
 """The most that requests which are still under way in the end may take once all faults have ended."""
 
@@ -176,6 +179,9 @@ class Step:
     """One operation, and how long after the one before it is begun. Nobody waits for its end."""
 
     after_seconds: float = 0.0
+    at: Seam | None = None
+    """If given, it waits until a task of the engine passes there, at most `LONGEST_WAIT_SECONDS`; and the task stands
+    still while it is carried out, at most `LONGEST_STAND_SECONDS`: whatever is held there is overtaken by it."""
     do: Operation
 
 
@@ -215,6 +221,7 @@ def run_history(
     schedule: Schedule | None = None,
     *,
     legs: LegKind = "memory",
+    shared_legs: bool = True,
     settings: Settings = EXPLORING,
     relay: Callable[[RelayConfig], Relay] = MultiReplicaRelay,
     ledger: type[Ledger] = Ledger,
@@ -233,6 +240,7 @@ def run_history(
                 seed=history.seed,
                 schedule=scheduler,
                 legs=legs,
+                shared_legs=shared_legs,
                 settings=settings,
                 hints=history.hints,
                 relay=relay,
@@ -247,7 +255,7 @@ def run_history(
                     trace=tuple(cluster.history()) if traced else (),
                 )
 
-        return trio.run(main, clock=MockClock(autojump_threshold=0))
+        return trio.run(main, clock=virtual_clock())
 
 
 class _Stage:
@@ -269,8 +277,11 @@ class _Stage:
                 await trio.sleep(step.after_seconds)
                 if needs_backups:
                     self._backups.append(self._cluster.take_backup())
-                self._cluster.note("", _said(step.do))
-                nursery.start_soon(self._do, step.do)
+                if step.at is None:
+                    self._cluster.note("", _said(step.do))
+                    nursery.start_soon(self._do, step.do)
+                else:
+                    await self._do_at(step.at, step.do, nursery)
             await wait_all_tasks_blocked()  # all have been begun
             await self._cluster.heal()
             with trio.move_on_after(LONGEST_REQUEST_SECONDS):
@@ -294,6 +305,23 @@ class _Stage:
             replica.store.latency_seconds = cluster.store_latency_seconds
         for number, replica_number in enumerate(self._history.viewers):
             cluster.viewer(replica_number % len(cluster.replicas), self._chat(number))
+
+    async def _do_at(self, name: Seam, operation: Operation, nursery: trio.Nursery) -> None:
+        """Begin it while a task stands at that seam, and let the task go on when it is done."""
+        with watch_seams() as seams:
+            stop = seams.stop(name)
+            with trio.move_on_after(LONGEST_WAIT_SECONDS):
+                await stop.wait()
+            self._cluster.note("", f"{_said(operation)} at {name!r}" if stop.reached else _said(operation))
+            done = trio.Event()
+            nursery.start_soon(self._do_and_tell, operation, done)
+            if stop.reached:
+                with trio.move_on_after(LONGEST_STAND_SECONDS):
+                    await done.wait()
+
+    async def _do_and_tell(self, operation: Operation, done: trio.Event) -> None:
+        await self._do(operation)
+        done.set()
 
     async def _do(self, operation: Operation) -> None:
         with suppress(RelaytrioError):  # a request that was refused

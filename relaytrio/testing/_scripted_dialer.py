@@ -22,6 +22,7 @@ from .._protocol import wire
 from .._protocol.burst import Burst, join
 from .._protocol.events import Cursor, Episode
 from .._protocol.wire import EndReason
+from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Wakeup
 
@@ -302,6 +303,8 @@ class ScriptedLeg:
                 await trio.lowlevel.checkpoint()
                 raise LegLost(self.request.worker_id, self._over) if self._dropped else StopAsyncIteration
             await self._news.wait()
+        if isinstance(self._items[0], Burst):
+            await seam("rows came, not laid down", chat_id=self.request.chat_id, worker_id=self.request.worker_id)
         item = self._items.popleft()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return item

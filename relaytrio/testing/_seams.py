@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import get_args
 
 import attrs
 import trio
@@ -16,6 +17,9 @@ import trio
 from .. import _seams
 from .._seams import Facts as Facts
 from .._seams import Seam as Seam
+
+SEAMS: tuple[Seam, ...] = get_args(Seam)
+"""All there are."""
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ Must not know: what must hold (`_check_cluster.py`). Who calls: tests.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -72,6 +73,7 @@ class SimulatedCluster:
         scheduler: Scheduler,
         seed: int,
         legs: LegKind,
+        shared_legs: bool,
         responder: Responder | None,
         settings: Settings,
         hints: HintFaults | None,
@@ -82,6 +84,7 @@ class SimulatedCluster:
         self.scheduler = scheduler
         self.seed = seed
         self.legs = legs
+        self.shared_legs = shared_legs
         self.settings = settings
         self.answers = ScriptedAnswers()
         """The responder, where no other was given."""
@@ -260,8 +263,12 @@ class SimulatedCluster:
         ]
 
     def fingerprint(self) -> int:
-        """Of the order of all events, without times and ids: two runs with the same one are the same interleaving."""
-        return hash(tuple(_key(who, what, self._names) for _, who, what in self.trace))
+        """Of the order of all events, without times and ids: two runs with the same one are the same interleaving.
+
+        The same in every process.
+        """
+        events = repr([_key(who, what, self._names) for _, who, what in self.trace])
+        return int.from_bytes(hashlib.blake2b(events.encode(), digest_size=8).digest())
 
     def _stored_clock(self) -> str:
         instant = datetime.fromtimestamp(self.wall_clock(), UTC)
@@ -275,6 +282,7 @@ async def open_simulated_cluster(
     seed: int = 0,
     schedule: Schedule | Scheduler | None = None,
     legs: LegKind = "memory",
+    shared_legs: bool = True,
     responder: Responder | None = None,
     settings: Settings = DEFAULTS,
     hints: HintFaults | None = ALL_HINTS,
@@ -302,6 +310,7 @@ async def open_simulated_cluster(
                 scheduler=scheduler,
                 seed=seed,
                 legs=legs,
+                shared_legs=shared_legs,
                 responder=responder,
                 settings=settings,
                 hints=hints,

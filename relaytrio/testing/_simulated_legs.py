@@ -36,6 +36,7 @@ from ..transport.grants import (
     make_select_grant,
 )
 from ..transport.parts_endpoint import authorize_peer, serve_parts
+from ..transport.pool import open_leg_pool
 from ._simulated_network import End, FrameEnd, Network, StreamEnd
 
 LegKind: TypeAlias = Literal["memory", "websocket"]
@@ -87,8 +88,19 @@ class Place:
         return StreamEnd(await self.connect(host))
 
 
-def make_dialer(kind: LegKind, place: Place) -> Dialer:
-    """A dialer of that kind for the replica at that place."""
+@asynccontextmanager
+async def open_dialer(kind: LegKind, place: Place, *, shared: bool) -> AsyncIterator[Dialer]:
+    """A dialer of that kind for the replica at that place, as long as the context lasts: with connections that all legs
+    to a peer share, or one for each."""
+    opener = _make_opener(kind, place)
+    if not shared:
+        yield opener
+        return
+    async with open_leg_pool(opener, place.settings) as pool:
+        yield pool
+
+
+def _make_opener(kind: LegKind, place: Place) -> _FrameDialer | WebSocketDialer:
     if kind == "memory":
         return _FrameDialer(place)
     return WebSocketDialer(
@@ -122,16 +134,31 @@ class _FrameDialer:
     @asynccontextmanager
     async def dial(self, request: DialRequest) -> AsyncIterator[Leg]:
         """See `Dialer`."""
-        end = await self._connect(request.worker_id)
-        leg = WebSocketLeg(request, partial(self._select_grant, request), self._place.settings)
+        leg = WebSocketLeg(
+            request, partial(self.select_grant, request.worker_id, request.chat_id), self._place.settings
+        )
         try:
-            await self._shake_hands(request.worker_id, FrameEnd(end))
-            async with background() as nursery:
-                nursery.start_soon(self._carry, leg, FrameEnd(end))
+            async with self.connect(request.worker_id) as connection, background() as nursery:
+                nursery.start_soon(self._carry, leg, connection)
                 yield leg
         finally:
             leg.close()
+
+    @asynccontextmanager
+    async def connect(self, worker_id: str) -> AsyncIterator[FrameEnd]:
+        """See `PeerOpener`."""
+        end = await self._connect(worker_id)
+        try:
+            connection = FrameEnd(end)
+            await self._shake_hands(worker_id, connection)
+            yield connection
+        finally:
             end.close()
+
+    def select_grant(self, worker_id: str, chat_id: str) -> str:
+        """See `PeerOpener`."""
+        source, now = self._place.engine().replica_id, self._place.clock()
+        return make_select_grant(SECRET, chat_id=chat_id, source=source, target=worker_id, now=now)
 
     async def _connect(self, worker_id: str) -> End:
         seconds = self._place.settings.connect_seconds
@@ -166,10 +193,6 @@ class _FrameDialer:
             raise DialError(worker_id, "the connection was closed during the handshake") from None
         if answer != _WELCOME:
             raise DialRefused(worker_id, f"it refused the handshake with {answer!r}")
-
-    def _select_grant(self, request: DialRequest) -> str:
-        source, now = self._place.engine().replica_id, self._place.clock()
-        return make_select_grant(SECRET, chat_id=request.chat_id, source=source, target=request.worker_id, now=now)
 
     async def _carry(self, leg: WebSocketLeg, connection: FrameEnd) -> None:
         leg.lose(await leg.run(connection))

@@ -18,7 +18,7 @@ import trio
 from .._engine import Engine, open_engine
 from .._errors import RequestFailed
 from .._relay import RelayConfig
-from ._simulated_legs import SECRET, Place, address_of, make_dialer, serve_peer
+from ._simulated_legs import SECRET, Place, address_of, open_dialer, serve_peer
 from ._simulated_network import End
 from ._simulated_pubsub import PubSubHandle
 from ._simulated_store import Crashed, SimulatedStore
@@ -36,6 +36,8 @@ class _Life:
         self.node = node
         self.serves = False
         """From its start to its end or crash."""
+        self.served = False
+        """Whether it ever did."""
         self.crashed = False
         self.was_paused = False
         self.stopping = False
@@ -66,38 +68,48 @@ class _Life:
         return self.crashed or self.was_paused or self.store.was_disturbed
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - `_live` calls it
-        """The whole life. What fails in a life that has not crashed is the engine's fault."""
+        """The whole life. What fails in a life that has not crashed is the engine's fault, once it serves.
+
+        Raises what kept it from serving.
+        """
         self.task = trio.lowlevel.current_task()
+        refusal: Exception | None = None
         try:
             with self.scope:
                 await self._live(task_status)
         except* Crashed:
             pass  # the last of it
         except* Exception as faults:
-            if not self.crashed:
+            if not self.served:
+                refusal = _first_of(faults)
+            elif not self.crashed:
                 self._cluster.blame(_first_of(faults))
         finally:
             self.serves = False
             self.ended.set()
+        if refusal is not None:
+            raise refusal
 
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         cluster = self._cluster
-        config = RelayConfig(
-            dialer=make_dialer(cluster.legs, self._place), settings=cluster.settings, random=self._random.random
-        )
-        async with open_engine(
-            self.store,
-            pubsub=self.pubsub if cluster.has_pubsub else None,
-            responder=cluster.responder,
-            relay=cluster.make_relay(config),
-            address=address_of(self.node),
-            secret=SECRET,
-            settings=cluster.settings,
-            random=self._random,
-        ) as self.engine:
+        async with (
+            open_dialer(cluster.legs, self._place, shared=cluster.shared_legs) as dialer,
+            open_engine(
+                self.store,
+                pubsub=self.pubsub if cluster.has_pubsub else None,
+                responder=cluster.responder,
+                relay=cluster.make_relay(
+                    RelayConfig(dialer=dialer, settings=cluster.settings, random=self._random.random)
+                ),
+                address=address_of(self.node),
+                secret=SECRET,
+                settings=cluster.settings,
+                random=self._random,
+            ) as self.engine,
+        ):
             async with trio.open_nursery() as self.serving:
                 cluster.network.listen(self.node, self._accept)
-                self.serves = True
+                self.serves = self.served = True
                 task_status.started()
                 await self.leaving.wait()
                 self.serves = False
@@ -175,7 +187,11 @@ class SimulatedReplica:
                 await self._life.ended.wait()
             life = _Life(self._cluster, self.number, len(self.lives))
             self.lives.append(life)
-            await self._cluster.nursery.start(life.run)
+            try:
+                await self._cluster.nursery.start(life.run)
+            except BaseException:
+                self.lives.remove(life)
+                raise
             self._cluster.name(life.engine.replica_id, f"{self}.{len(self.lives)}")
             self._cluster.note(self, "starts")
 

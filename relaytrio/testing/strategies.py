@@ -36,6 +36,7 @@ from ._history import (
 )
 from ._schedules import Schedule
 from ._scripted_answers import AnswerPlan
+from ._seams import SEAMS
 from ._simulated_pubsub import HintFaults
 
 GAPS_SECONDS = (0.0, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0)
@@ -132,13 +133,15 @@ def histories(
     draw: st.DrawFn, *, replicas: int = 2, viewers: int = 2, chats: int = 1, most_steps: int = 10, faulty: bool = True
 ) -> History:
     """What people and, if `faulty`, faults do to a cluster: up to so many steps."""
+    seams = st.none() | st.sampled_from(SEAMS)
     people = st.builds(
         Step,
         after_seconds=st.sampled_from(GAPS_SECONDS),
+        at=seams,
         do=commands(replicas=replicas, viewers=viewers, chats=chats),
     )
     world = st.builds(
-        Step, after_seconds=st.sampled_from(LONG_GAPS_SECONDS), do=faults(replicas=replicas, viewers=viewers)
+        Step, after_seconds=st.sampled_from(LONG_GAPS_SECONDS), at=seams, do=faults(replicas=replicas, viewers=viewers)
     )
     steps = draw(st.lists(st.one_of(people, world) if faulty else people, max_size=most_steps))
     return History(

@@ -19,6 +19,7 @@ from .._errors import LegLost
 from .._protocol.burst import Burst
 from .._protocol.events import Episode
 from .._protocol.wire import Control, Ended, Heartbeat, LegBurst, Select
+from .._seams import seam
 from .._settings import Settings
 from ._connection import FrameConnection, receive_control, send_control, unless_idle
 from ._tasks import ConnectionLost, run_until_lost
@@ -83,6 +84,10 @@ class WebSocketLeg:
             frame = await receive_control(connection, self._settings)
             taken = _for_taker(frame)
             if taken is not None:
+                if isinstance(taken, Burst):
+                    await seam(
+                        "rows came, not laid down", chat_id=self._request.chat_id, worker_id=self._request.worker_id
+                    )
                 await self._to_taker.send(taken)
 
     async def _write(self, connection: FrameConnection) -> None:

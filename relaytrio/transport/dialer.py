@@ -12,9 +12,10 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 import trio
@@ -30,6 +31,7 @@ from .._errors import (
 )
 from .._settings import Settings
 from ._address import Address, BadAddress
+from ._connection import FrameConnection
 from ._leg import WebSocketLeg
 from ._tasks import TaskFailed, background, first_of
 from ._websocket import HandshakeFailed, WebSocketFrames, open_as_client, status_of
@@ -40,6 +42,7 @@ Resolve: TypeAlias = Callable[[str], Awaitable[str | None]]
 OpenStream: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 """A stream to that host and port, or an `OSError`."""
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = {SOURCE_HEADER.lower(), GRANT_HEADER.lower()}
@@ -73,6 +76,8 @@ class WebSocketDialer:
             raise ConfigurationError("secret must not be empty: replicas trust each other by it")
         self._resolve = resolve
         self._replica_id = replica_id
+        self._source = ""
+        """This replica's id, as it was asked for when a connection was last made."""
         self._secret = secret
         self._settings = settings
         self._forwarded = _checked_names(forward_headers)
@@ -83,31 +88,51 @@ class WebSocketDialer:
     @asynccontextmanager
     async def dial(self, request: DialRequest) -> AsyncIterator[Leg]:
         """See `Dialer`."""
-        worker_id, source = request.worker_id, self._replica_id()
-        headers = self._headers(request, source)
-        address, stream = await self._connect(worker_id)
-        leg = WebSocketLeg(request, partial(self._select_grant, request, source), self._settings)
+        leg = WebSocketLeg(request, partial(self.select_grant, request.worker_id, request.chat_id), self._settings)
         try:
             async with background() as nursery:
-                await nursery.start(self._hold, worker_id, leg, stream, address, headers)
+                await nursery.start(self._hold, leg, request)
                 yield leg
         finally:
             leg.close()
+
+    @asynccontextmanager
+    async def connect(self, worker_id: str, headers: Mapping[str, str] = NO_HEADERS) -> AsyncIterator[FrameConnection]:
+        """An open connection to that replica's parts endpoint, with these headers of a viewer.
+
+        Entering raises a `DialError`. `TaskFailed` if the WebSocket's reader fails later.
+        """
+        headers_sent = self._headers(worker_id, headers)
+        address, stream = await self._connect(worker_id)
+        is_open = False
+        try:
+            async with background() as nursery:
+                frames = await self._shake_hands(worker_id, nursery, stream, address, headers_sent)
+                is_open = True
+                yield frames
+        except TaskFailed as failed:
+            # The library's reader task: what it raises after the handshake, bytes of the peer's have caused.
+            if is_open:
+                raise
+            raise _refusal(worker_id, failed.__cause__) from None
+        finally:
             await trio.aclose_forcefully(stream)
 
-    def _select_grant(self, request: DialRequest, source: str) -> str:
+    def select_grant(self, worker_id: str, chat_id: str) -> str:
+        """For one select on a connection to that replica."""
         return make_select_grant(
-            self._secret, chat_id=request.chat_id, source=source, target=request.worker_id, now=self._clock()
+            self._secret, chat_id=chat_id, source=self._source, target=worker_id, now=self._clock()
         )
 
-    def _headers(self, request: DialRequest, source: str) -> list[tuple[bytes, bytes]]:
+    def _headers(self, worker_id: str, of_viewer: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         """Our two, and of the viewer's those that were named."""
-        grant = make_connection_grant(self._secret, source=source, target=request.worker_id, now=self._clock())
+        self._source = source = self._replica_id()
+        grant = make_connection_grant(self._secret, source=source, target=worker_id, now=self._clock())
         headers = {SOURCE_HEADER: source, GRANT_HEADER: grant}
-        headers |= {name: value for name, value in request.headers.items() if name.lower() in self._forwarded}
+        headers |= {name: value for name, value in of_viewer.items() if name.lower() in self._forwarded}
         for name, value in headers.items():
             if not _HEADER_VALUE.fullmatch(value):
-                raise DialError(request.worker_id, f"the header {name} has a value that no header can have")
+                raise DialError(worker_id, f"the header {name} has a value that no header can have")
         return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
 
     async def _connect(self, worker_id: str) -> tuple[Address, trio.abc.Stream]:
@@ -141,31 +166,15 @@ class WebSocketDialer:
         except UnicodeError:
             raise BadReplicaAddress(worker_id, "its address names no host that can be looked up") from None
 
-    async def _hold(
-        self,
-        worker_id: str,
-        leg: WebSocketLeg,
-        stream: trio.abc.Stream,
-        address: Address,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
+    async def _hold(self, leg: WebSocketLeg, request: DialRequest, *, task_status: trio.TaskStatus[None]) -> None:
         """The connection's whole life. Until it is open, a failure is the dial's; from then on it is the leg's end."""
-        is_open = False
         try:
-            async with background() as nursery:
-                frames = await self._shake_hands(worker_id, nursery, stream, address, headers)
-                is_open = True
+            async with self.connect(request.worker_id, request.headers) as frames:
                 task_status.started()
                 reason = await leg.run(frames)
         except TaskFailed as failed:
-            # The library's reader task, or ours: what they raise after the handshake, bytes of the peer's have caused.
-            if not is_open:
-                raise _refusal(worker_id, failed.__cause__) from None
             reason = f"its connection failed: {type(failed.__cause__).__name__}"
         leg.lose(reason)
-        await trio.aclose_forcefully(stream)
 
     async def _shake_hands(
         self,

@@ -85,14 +85,14 @@ MUTANTS = (
     Mutant(
         "an idle leg is never closed",
         "relaytrio/_relay.py",
-        "idle_at = min(idle_at, trio.current_time() + self._settings.idle_leg_seconds)",
+        "reading.deadline = trio.current_time() + self._settings.idle_leg_seconds",
         "pass",
         _RELAY,
     ),
     Mutant(
         "what was under way when the chat left gets no time",
         "relaytrio/_relay.py",
-        "self.scope.deadline = trio.current_time() + grace_seconds",
+        "self.scope.deadline = trio.current_time() + self._grace_seconds",
         "self.scope.cancel()",
         _RELAY,
         races=(11,),
@@ -182,16 +182,6 @@ MUTANTS = (
         "        copy = self._target.copy",
         _LEGS,
         races=(7,),
-    ),
-    Mutant(
-        "what was taken off a leg is given up when something else is wanted",
-        "relaytrio/_relay.py",
-        '                await target.seam("rows came, not laid down")\n                await self._extend(item)',
-        "                with target.until_changed(since):\n"
-        '                    await target.seam("rows came, not laid down")\n'
-        "                    await self._extend(item)",
-        _LEGS,
-        races=(11,),
     ),
     Mutant(
         "a target that was left still fills its copies",

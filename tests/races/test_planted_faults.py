@@ -85,7 +85,7 @@ def test_a_whole_engine_is_not_blamed(history: History) -> None:
 
 def test_a_relay_that_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """STOPS: its legs stay when the chat has ended."""
-    monkeypatch.setattr(_Target, "leave", lambda self, grace_seconds: None)
+    monkeypatch.setattr(_Target, "leave", lambda self: None)
     assert "STOPS" == caught(WATCHED_FROM_AFAR)
 
 

@@ -63,6 +63,17 @@ def test_a_crash_is_simulated(tmp_path: Path) -> None:
         run(sys.executable, "-m", "pytest", "-q", folder=tmp_path)
 
 
+def test_a_race_is_stopped_at_a_seam(tmp_path: Path) -> None:
+    """The example passes, and fails when it expects the Stop to have won."""
+    code = example("test_a_stop_in_the_last_instant")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+    (tmp_path / "test_example.py").write_text(code)
+    assert "1 passed" in run(sys.executable, "-m", "pytest", "-q", folder=tmp_path)
+    (tmp_path / "test_example.py").write_text(code.replace("assert not viewer", "assert viewer"))
+    with pytest.raises(AssertionError):
+        run(sys.executable, "-m", "pytest", "-q", folder=tmp_path)
+
+
 def test_the_app_is_mounted_at_a_prefix_under_hypercorn(tmp_path: Path) -> None:
     """A chat is made and answered through the mounted app; who is not allowed is refused."""
     (tmp_path / "app.py").write_text(example("lifespan").replace("8001", "8391"))

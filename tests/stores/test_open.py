@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from relaytrio._errors import ConfigurationError
 from relaytrio.stores import MemoryStore, SqliteStore, open_store
 from relaytrio.stores._open import SqlitePlace, parse_url
+from relaytrio.stores._postgres_place import POOL_SIZE, PostgresPlace
 
 
 async def test_memory_is_new_each_time() -> None:
@@ -51,13 +54,61 @@ def test_what_urls_name(url: str, place: SqlitePlace | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (
+            "postgresql://me:hunter2@host:5433/db",
+            PostgresPlace("postgresql://me:hunter2@host:5433/db", "relaytrio", POOL_SIZE, "postgresql://host:5433/db"),
+        ),
+        (
+            "postgres://me:hunter2@one,two:1/db?schema=mine&sslmode=require&pool_size=3&password=hunter2",
+            PostgresPlace(
+                "postgresql://me:hunter2@one,two:1/db?sslmode=require&password=hunter2",
+                "mine",
+                3,
+                "postgresql://one,two:1/db?schema=mine",
+            ),
+        ),
+    ],
+)
+def test_what_postgresql_urls_name(url: str, place: PostgresPlace) -> None:
+    """Our options are taken out, libpq's stay, and no text that is shown has a password."""
+    assert place == parse_url(url)
+    assert "hunter2" not in repr(place)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:hunter2@host/db?no_such_option=1", "postgresql://me:hunter%2@host/db"]
+)
+async def test_what_only_libpq_refuses_is_said_without_its_words(url: str) -> None:
+    """They would hold the password."""
+    with pytest.raises(ConfigurationError, match="none that PostgreSQL's library understands") as caught:
+        async with open_store(url):
+            raise AssertionError("it was opened")
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is an extra; without it, the error says which."""
+    monkeypatch.setitem(sys.modules, "relaytrio.stores.postgres", None)
+    with pytest.raises(ConfigurationError, match=r"relaytrio\[postgres\]"):
+        async with open_store("postgresql://host/db"):
+            raise AssertionError("it was opened")
+
+
+@pytest.mark.parametrize(
     ("url", "named"),
     [
         ("", "no scheme"),
         ("chat.db", "no scheme"),
         ("mysql://me:hunter2@host/db", "mysql"),
-        ("postgresql://me:hunter2@host/db", "PostgreSQL"),
-        ("postgres://me:hunter2@host/db", "PostgreSQL"),
+        ("postgresql://me:hunter2@host/db?schema=pg_mine", "schema must be"),
+        ("postgresql://me:hunter2@host/db?schema=a;b", "schema must be"),
+        ("postgresql://me:hunter2@host/db?schema=", "schema must be"),
+        ("postgresql://me:hunter2@host/db?schema=" + 64 * "a", "schema must be"),
+        ("postgresql://me:hunter2@host/db?pool_size=0", "pool_size must be"),
+        ("postgresql://me:hunter2@host/db?pool_size=many", "pool_size must be"),
+        ("postgresql://me:hunt#er2@host/db", "%23"),
         ("memory://name", "memory://name"),
         ("memory:", "memory://"),
         ("sqlite://", "sqlite:///relative.db"),

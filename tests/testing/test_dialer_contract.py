@@ -13,7 +13,7 @@ import trio
 from relaytrio._engine import Engine
 from relaytrio._parts import PartLogs
 from relaytrio.stores import Replica
-from relaytrio.testing._simulated_legs import LegKind, Place, address_of, make_dialer, serve_peer
+from relaytrio.testing._simulated_legs import LegKind, Place, address_of, open_dialer, serve_peer
 from relaytrio.testing._simulated_network import Network
 from relaytrio.testing.contracts import DialerAndPeer, DialerContract, ServedWorker
 
@@ -41,10 +41,13 @@ class _OnASimulatedNetwork(DialerContract):
             )
 
         there = place(WORKER, worker.replica_id)
-        async with trio.open_nursery() as nursery:
+        async with (
+            trio.open_nursery() as nursery,
+            open_dialer(self.kind, place(VIEWER, "viewer"), shared=False) as dialer,
+        ):
             network.listen(WORKER, lambda end: nursery.start_soon(serve_peer, self.kind, there, end))
             yield DialerAndPeer(
-                dialer=make_dialer(self.kind, place(VIEWER, "viewer")),
+                dialer=dialer,
                 cut=lambda: network.drop(VIEWER, WORKER),
                 open_connections=lambda: sum(not connection.near.closed for connection in network._connections),
             )

@@ -357,3 +357,26 @@ async def test_a_viewer_of_a_deleted_chat_is_at_its_end(autojump_clock: MockCloc
         assert isinstance(viewer.ended, RelaytrioError)
         assert not viewer.connected
         await check_cluster(cluster)
+
+
+async def test_a_replica_that_cannot_reach_the_database_does_not_start(autojump_clock: MockClock) -> None:
+    """Whoever starts it is told, nothing of that life is left, and the next start is a new one."""
+    async with open_simulated_cluster(replicas=2) as cluster:
+        replica = cluster.replicas[0]
+        await replica.crash()
+        cluster.store_latency_seconds = (1.0, 1.0)
+        refused = trio.Event()
+
+        async def start() -> None:
+            with pytest.raises(StoreUnavailable):
+                await replica.start()
+            refused.set()
+
+        cluster.nursery.start_soon(start)
+        await trio.sleep(0.5)
+        replica.store.set_fault("fails")
+        await refused.wait()
+        assert not replica.up
+        await replica.start()
+        assert replica.up
+        await check_cluster(cluster)

@@ -119,6 +119,15 @@ class StoreOwners(StoreTests):
             await store.unregister("w")
             assert frozenset() == await other.released_locks(["w"])
 
+    async def test_locks_can_be_switched_off(self) -> None:
+        """Then no row claims one, and an observer who has them switched off calls nobody dead."""
+        off = attrs.evolve(LIMITS, replica_locks=False)
+        async with self.open(off) as store, self.open_again(store, LIMITS) as trusting:
+            await store.register(W)
+            assert [W] == list(await store.replicas())
+            for observer in (store, trusting):
+                assert frozenset() == await observer.released_locks(["w"])
+
 
 async def _rows(store: Store) -> list[Replica]:
     """All rows, but for their locks: those are the store's."""

@@ -1,6 +1,6 @@
-"""Values to rows of the SQLite store and back, with strict types: a row that this package never wrote is refused.
+"""Values to rows of an SQL store and back, with strict types: a row that this package never wrote is refused.
 
-Must not know: which rows are read when. Who calls: `_sqlite_chats.py` and `_sqlite_replicas.py`.
+Must not know: which rows are read when. Who calls: `_sql_chats.py` and `_sql_replicas.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=attrs.AttrsInstance)
 JSON = frozenset({"retry_state", "last_error", "last_answer", "content"})
 """Columns that hold JSON text."""
 FLAGS = frozenset({"attempt_failed", "deleted", "interrupted", "truncated", "urgent"})
-"""Columns that hold 0 or 1."""
+"""Columns that hold a truth value, which is 0 or 1 where a database has none."""
 
 
 @cache

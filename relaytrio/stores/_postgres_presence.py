@@ -1,0 +1,113 @@
+"""The locks of a store's replicas, kept: a task that notices the loss of their session at once, and takes them again.
+
+An idle session has nothing to say but that it ends, so its socket is watched. Must not know: what is in the session
+(`_postgres_locks.py`), what a free lock means to others. Who calls: `PostgresStore`, which runs its task.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import NoReturn, ParamSpec, TypeVar
+
+import psycopg
+import trio
+
+from .._protocol.retry import Backoff
+from .._wakeup import Wakeup
+from ._postgres_errors import TryAgain, translated
+from ._postgres_locks import ReplicaLocks
+from ._postgres_pool import Deadlines
+
+P = ParamSpec("P")
+T = TypeVar("T")
+RETRY_SECONDS = 0.1
+RETRY_MAX_SECONDS = 1.0
+"""Well within the time that others wait before they believe a free lock over a new session of theirs."""
+
+
+class Presence:
+    """`ReplicaLocks` for tasks. Methods raise `TryAgain` when the server cannot be reached, and others as it does."""
+
+    def __init__(self, locks: ReplicaLocks, *, place: str, deadlines: Deadlines, random: Callable[[], float]) -> None:
+        self._locks = locks
+        self._place = place
+        self._deadlines = deadlines
+        self._random = random
+        self._thread = trio.CapacityLimiter(1)
+        self._used = Wakeup()
+
+    async def take(self, replica_id: str) -> str:
+        """What names the replica's lock, which is held from now on; empty if it cannot be had."""
+        return await self._call(self._locks.take, replica_id)
+
+    async def renewed(self, replica_id: str) -> str | None:
+        """What names the replica's lock, once it is certain that it is held; empty if it is not, and None if nobody
+        has taken it here."""
+
+        def renew() -> str | None:
+            self._locks.renew()
+            return self._locks.name_of(replica_id)
+
+        return await self._call(renew)
+
+    async def release(self, replica_id: str) -> None:
+        """Free the replica's lock, if it is held here."""
+        await self._call(self._locks.release, replica_id)
+
+    async def released(self, replica_ids: Collection[str], *, trust_seconds: float) -> frozenset[str]:
+        """See `Store.released_locks`."""
+        return await self._call(self._locks.released, replica_ids, trust_seconds=trust_seconds)
+
+    async def close(self) -> None:
+        await trio.to_thread.run_sync(self._locks.close, limiter=self._thread)
+
+    async def watch(self) -> NoReturn:
+        """Take the locks again whenever their session was lost, until cancelled."""
+        while True:
+            socket = await self._socket()
+            if socket is None:
+                await self._used.wait()
+            elif await self._has_news(socket):
+                await self._take_again()
+
+    async def _socket(self) -> int | None:
+        """A descriptor of the session's socket that stays what it is, whoever closes the session."""
+        async with self._thread:
+            session = self._locks.session
+            with suppress(psycopg.Error, OSError):
+                return None if session is None else os.dup(session.connection.fileno())
+        return None
+
+    async def _has_news(self, socket: int) -> bool:
+        """Whether the server says something to nobody. What is an answer has been read when its asker is done."""
+        try:
+            await trio.lowlevel.wait_readable(socket)
+            async with self._thread:
+                return bool(select.select([socket], [], [], 0)[0])
+        finally:
+            os.close(socket)
+
+    async def _take_again(self) -> None:
+        backoff = Backoff(RETRY_SECONDS, RETRY_MAX_SECONDS)
+        while True:
+            try:
+                return await self._call(self._locks.renew)
+            except TryAgain:
+                await trio.sleep(backoff.next_delay_seconds(self._random()))
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def in_thread() -> T:
+            with translated(self._place):
+                session = self._locks.opened()
+                if session is None:
+                    return function(*args, **kwargs)
+                with self._deadlines.watched(session.connection):
+                    return function(*args, **kwargs)
+
+        try:
+            return await trio.to_thread.run_sync(in_thread, limiter=self._thread)
+        finally:
+            self._used.set()

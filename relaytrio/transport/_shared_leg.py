@@ -1,0 +1,211 @@
+"""The rows of one episode that several subscriptions follow, and the leg that each of them has.
+
+Whoever waits takes the next burst, and lays it down before it lets others run: all of them extend the same copy. An end
+goes to all, after the bursts before it. Synchronous, but for what the relay awaits. Must not know: connections, grants.
+Who calls: the pool (`put`, `lose`), relays (`select`, and iterating).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import trio
+
+from .._dialer import DialRequest, LegEnd
+from .._errors import LegLost
+from .._protocol.burst import Burst
+from .._protocol.events import Episode
+from .._wakeup import Wakeup
+
+WAITING_BYTES = 4 * 1024 * 1024
+"""Of one episode, received and not taken. Whoever takes waits for nobody, so there is a fault where so much waits: that
+episode is given up and selected anew, and no other chat is held up by it."""
+FORMER_EPISODES = 4
+"""That one leg still takes what is on its way of, after it has selected others."""
+
+
+class Peer(Protocol):
+    """What this file knows of the connection. All methods are synchronous."""
+
+    worker_id: str
+    lost: str | None
+    """Why it is of no more use."""
+
+    def stream(self, chat_id: str, episode: Episode, after_seq: int) -> Stream:
+        """What brings the rows of that episode after `after_seq`: selected now, unless it brings them already."""
+
+    def drop(self, stream: Stream, *, release: bool) -> None:
+        """Nothing more comes of it, or of what comes nothing is wanted."""
+
+
+class Stream:
+    """The rows of one episode, on their way to all legs that want them."""
+
+    def __init__(self, peer: Peer, number: int, chat_id: str, episode: Episode) -> None:
+        self.number = number
+        self.chat_id = chat_id
+        self.episode = episode
+        self.taken_seq = 0
+        """The last row that was taken, or the one after which it was selected."""
+        self._peer = peer
+        self._legs: dict[SharedLeg, None] = {}
+        self._not_told: set[SharedLeg] = set()
+        """Legs that have not seen yet that rows come."""
+        self._items: deque[Burst | LegEnd] = deque()
+        self._size_bytes = 0
+
+    def begin(self, after_seq: int) -> None:
+        """It was selected after that row: what waits to be taken is of an earlier select."""
+        self.taken_seq = after_seq
+        self._items.clear()
+        self._size_bytes = 0
+
+    def join(self, leg: SharedLeg) -> None:
+        """That leg takes of it too."""
+        self._legs[leg] = None
+        self._not_told.add(leg)
+
+    def leave(self, leg: SharedLeg) -> None:
+        """That leg takes nothing more; what it was woken for, another one takes."""
+        self._not_told.discard(leg)
+        if self._legs.pop(leg, "none") == "none":
+            return
+        if not self._legs:
+            self._peer.drop(self, release=True)
+        elif self._items:
+            self._wake_one()
+
+    def put(self, item: Burst | LegEnd) -> None:
+        """It came."""
+        self._items.append(item)
+        if isinstance(item, Burst):
+            self._size_bytes += len(item.rows)
+        if self._size_bytes > WAITING_BYTES:
+            self._peer.drop(self, release=True)
+            self.lose("more of an episode has come than is taken")
+        else:
+            self._wake_one()
+
+    def take(self, taker: SharedLeg) -> Burst | LegEnd | None:
+        """What came first of what nobody has taken. Whoever takes it lays it down before it lets others run."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        if isinstance(item, Burst):
+            self._size_bytes -= len(item.rows)
+            self.taken_seq = max(self.taken_seq, item.last_seq)
+            # Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it.
+            told, self._not_told = self._not_told, set()
+        else:
+            self._peer.drop(self, release=False)
+            told = set(self._legs)
+            for leg in self._legs:
+                leg.forget(self)
+        for leg in self._legs:
+            if leg in told and leg is not taker:
+                leg.tell(item)
+        if self._items:
+            self._wake_one()
+        return item
+
+    def lose(self, reason: str) -> None:
+        """There will be nothing more, and nobody knows what was missed."""
+        for leg in self._legs:
+            leg.lose(reason)
+
+    def _wake_one(self) -> None:
+        """One that waits; if none does, the next that comes sees it."""
+        for leg in self._legs:
+            if leg.waits:
+                leg.wake()
+                return
+
+
+class SharedLeg:
+    """A `Leg` of one subscription."""
+
+    def __init__(self, peer: Peer, request: DialRequest) -> None:
+        self.waits = False
+        self._peer = peer
+        self._request = request
+        self._streams: dict[Stream, None] = {}
+        self._told: deque[Burst | LegEnd] = deque()
+        self._lost: str | None = None
+        self._news = Wakeup()
+
+    # What the streams say; all synchronous.
+
+    def wake(self) -> None:
+        """There is something to take."""
+        self._news.set()
+
+    def tell(self, item: Burst | LegEnd) -> None:
+        """Another leg has taken this."""
+        self._told.append(item)
+        self._news.set()
+
+    def forget(self, stream: Stream) -> None:
+        """It has ended."""
+        self._streams.pop(stream, None)
+
+    def lose(self, reason: str) -> None:
+        """What has come can still be taken, and is the last."""
+        self._lost = self._lost or reason
+        self._news.set()
+
+    def close(self) -> None:
+        """The dial's context is left."""
+        for stream in self._streams:
+            stream.leave(self)
+        self._streams.clear()
+        self._told.clear()
+        self.lose("it was closed")
+
+    # What the relay does.
+
+    async def select(self, episode: Episode, after_seq: int) -> None:
+        """See `Leg`. What is on its way of the former episodes still comes, until each has ended."""
+        await trio.lowlevel.checkpoint()
+        self._check()
+        stream = self._peer.stream(self._request.chat_id, episode, after_seq)
+        if stream not in self._streams:
+            self._leave_all_but(FORMER_EPISODES)
+            self._streams[stream] = None
+            stream.join(self)
+
+    def __aiter__(self) -> AsyncIterator[Burst | LegEnd]:
+        return self
+
+    async def __anext__(self) -> Burst | LegEnd:
+        """Raises `LegLost` when all that had come has been taken."""
+        # First, not last: between taking and laying down nobody else may run.
+        await trio.lowlevel.checkpoint()
+        while (item := self._take()) is None:
+            self._check()
+            self.waits = True
+            try:
+                await self._news.wait()
+            finally:
+                self.waits = False
+        return item
+
+    def _take(self) -> Burst | LegEnd | None:
+        if self._told:
+            return self._told.popleft()
+        for stream in self._streams:
+            item = stream.take(self)
+            if item is not None:
+                return item
+        return None
+
+    def _leave_all_but(self, count: int) -> None:
+        for stream in list(self._streams)[: max(0, len(self._streams) - count)]:
+            del self._streams[stream]
+            stream.leave(self)
+
+    def _check(self) -> None:
+        reason = self._lost or self._peer.lost
+        if reason is not None:
+            raise LegLost(self._peer.worker_id, f"the leg was lost: {reason}")

@@ -1,0 +1,249 @@
+"""A free lock in PostgreSQL says that a replica's process is gone; and says it only where that is certain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+
+import attrs
+import psycopg
+import pytest
+import trio
+
+from relaytrio._settings import DEFAULTS
+from relaytrio.stores import Replica
+from relaytrio.stores.postgres import PostgresStore, open_postgres_store
+from tests.postgres_server import PostgresServer
+from tests.realworld.tcp_proxy import open_proxy
+
+pytestmark = [pytest.mark.realworld, pytest.mark.timeout(120)]
+PATIENCE_SECONDS = 60.0
+TRUSTING = attrs.evolve(DEFAULTS, lock_trust_seconds=0.0)
+W = Replica(id="w", address=None, version="1")
+X = Replica(id="x", address=None, version="1")
+HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+KEYS = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'"
+
+PROGRAM = """
+import sys, trio
+from relaytrio.stores import Replica, open_store
+
+async def main():
+    async with open_store(sys.argv[1]) as store:
+        await store.register(Replica(id="w", address=None, version="1"))
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+trio.run(main)
+"""
+
+
+@asynccontextmanager
+async def open_trusting(url: str) -> AsyncIterator[PostgresStore]:
+    """A store that believes what it sees of locks at once."""
+    async with open_postgres_store(url, settings=TRUSTING) as store:
+        yield store
+
+
+def ask(url: str, statement: str) -> list[object]:
+    """The first column, as another client of the server sees it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [row[0] for row in connection.execute(statement.encode())]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no edge to wait on: it is in the server."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+@contextmanager
+def registered(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has registered the replica `w`; killed if it has not ended by itself."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert "ready\n" == process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+# ---------------------------------------------------------------------------------------- what it says
+
+
+async def test_a_killed_process_is_found_dead_at_once(postgres_url: str) -> None:
+    """Its lock is held while it lives, stopped or not, and free when it is killed; its row is still there."""
+    async with open_trusting(postgres_url) as observer:
+        with registered(postgres_url) as process:
+            assert frozenset() == await observer.released_locks(["w"])
+            process.send_signal(signal.SIGSTOP)
+            assert frozenset() == await observer.released_locks(["w"])
+            process.kill()
+            await until(lambda: not ask(postgres_url, HOLDERS))
+            assert {"w"} == await observer.released_locks(["w", "x"])
+        assert ["w"] == [row.id for row in await observer.replicas()]
+
+
+async def test_the_lock_of_a_closed_store_is_free(postgres_url: str) -> None:
+    """And the row names the lock, and the life of the server in which it was taken."""
+    async with open_trusting(postgres_url) as observer:
+        async with open_trusting(postgres_url) as store:
+            await store.register(W)
+            (row,) = await observer.replicas()
+            assert row.lock.startswith("advisory:")
+        await until(lambda: not ask(postgres_url, HOLDERS))
+        assert {"w"} == await observer.released_locks(["w"])
+
+
+async def test_a_young_session_does_not_judge(postgres_url: str) -> None:
+    """Before it was held for `lock_trust_seconds`, nobody's lock is free; that begins anew with a new session."""
+    now = [100.0]
+    async with open_postgres_store(postgres_url, monotonic=lambda: now[0]) as observer:
+        async with open_trusting(postgres_url) as store:
+            await store.register(W)
+        await until(lambda: not ask(postgres_url, HOLDERS))
+        assert frozenset() == await observer.released_locks(["w"])
+        now[0] += DEFAULTS.lock_trust_seconds - 0.1
+        assert frozenset() == await observer.released_locks(["w"])
+        now[0] += 0.1
+        assert {"w"} == await observer.released_locks(["w"])
+        ask(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'relaytrio'")
+        assert frozenset() == await observer.released_locks(["w"])
+        now[0] += DEFAULTS.lock_trust_seconds
+        assert {"w"} == await observer.released_locks(["w"])
+
+
+async def test_a_lock_that_another_holds_is_not_claimed(postgres_url: str) -> None:
+    """Two that register under one id: the second does not say that it holds what the first holds."""
+    async with open_trusting(postgres_url) as first, open_trusting(postgres_url) as second:
+        await first.register(W)
+        await second.register(W)
+        assert [""] == [row.lock for row in await first.replicas()]
+
+
+async def test_schemas_have_locks_of_their_own(postgres_url: str) -> None:
+    """Two clusters in one database, with a replica of the same id each."""
+    async with open_trusting(postgres_url) as one, open_trusting(f"{postgres_url}?schema=two") as two:
+        await one.register(W)
+        await two.register(W)
+        assert [True, True] == [bool(row.lock) for store in (one, two) for row in await store.replicas()]
+        await two.unregister("w")
+        assert frozenset() == await one.released_locks(["w"])
+
+
+# ------------------------------------------------------------------------------------ what it never says
+
+
+async def test_a_restarted_server_calls_nobody_dead(postgres_server: PostgresServer) -> None:
+    """Locks of an earlier life of the server are free and say nothing; their owners take them again by themselves."""
+    url = postgres_server.url()
+    async with open_trusting(url) as store, open_trusting(url) as observer:
+        await store.register(W)
+        (before,) = await store.replicas()
+        await trio.to_thread.run_sync(postgres_server.restart)
+        assert frozenset() == await observer.released_locks(["w"])
+        await until(lambda: ask(url, "SELECT lock FROM relaytrio.replicas") != [before.lock])
+        assert 1 == len(ask(url, HOLDERS))
+        assert frozenset() == await observer.released_locks(["w"])
+
+
+async def test_a_dead_owner_stays_unknown_to_a_restarted_server(postgres_server: PostgresServer) -> None:
+    """Who died before the restart is left to the heartbeat: nobody can tell it from one who is about to come back."""
+    url = postgres_server.url()
+    async with open_trusting(url) as observer:
+        async with open_trusting(url) as store:
+            await store.register(W)
+        await trio.to_thread.run_sync(postgres_server.restart)
+        assert frozenset() == await observer.released_locks(["w"])
+
+
+async def test_after_a_crash_of_the_server_s_processes_owners_have_time(postgres_server: PostgresServer) -> None:
+    """The postmaster lives on, so the life is the same, but all sessions are gone: locks are taken again long before
+    anybody has held a session for long enough to judge."""
+    url = postgres_server.url()
+    async with open_trusting(url) as store, open_postgres_store(url) as observer:
+        await store.register(W)
+        (before,) = await store.replicas()
+        (holder,) = ask(url, HOLDERS)
+        os.kill(int(str(holder)), signal.SIGKILL)
+        await until(lambda: _answers(url) and ask(url, HOLDERS) not in ([], [holder]))
+        assert [before.lock] == [row.lock for row in await store.replicas()]
+        assert frozenset() == await observer.released_locks(["w"])
+
+
+def _answers(url: str) -> bool:
+    try:
+        ask(url, "SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+async def test_a_lost_session_is_replaced_at_once(postgres_url: str) -> None:
+    """An administrator ended it: the lock is taken again without waiting for the next heartbeat."""
+    async with open_trusting(postgres_url) as store, open_trusting(postgres_url) as observer:
+        await store.register(W)
+        assert await observer.released_locks(["w"]) == frozenset()
+        (holder,) = ask(postgres_url, HOLDERS)
+        ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
+        await until(lambda: ask(postgres_url, HOLDERS) not in ([], [holder]))
+        assert frozenset() == await observer.released_locks(["w"])
+
+
+async def test_a_session_that_the_server_still_believes_in_is_ended(postgres_url: str) -> None:
+    """The connection was lost and the server was not told: the holder's new session ends the old one for its lock."""
+    port = int(postgres_url.rpartition(":")[2].partition("/")[0])
+    async with open_proxy(port) as proxy:
+        async with open_trusting(postgres_url.replace(f":{port}/", f":{proxy.port}/")) as store:
+            await store.register(W)
+            (holder,) = ask(postgres_url, HOLDERS)
+            await proxy.leave_clients()
+            await until(lambda: ask(postgres_url, HOLDERS) not in ([], [holder]))
+            assert await store.heartbeat("w", 0)
+            assert [True] == [bool(row.lock) for row in await store.replicas()]
+
+
+async def test_what_is_not_held_is_not_claimed(postgres_url: str) -> None:
+    """A lock that was lost and cannot be had again: with the next heartbeat the row says so, and it says nothing."""
+    async with open_trusting(postgres_url) as store, open_trusting(postgres_url) as observer:
+        await store.register(W)
+        key = ask(postgres_url, KEYS)
+        (holder,) = ask(postgres_url, HOLDERS)
+        with psycopg.connect(postgres_url, autocommit=True) as thief:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, thief.execute, b"SELECT pg_advisory_lock(%s)", key)
+                await until(lambda: bool(ask(postgres_url, "SELECT pid FROM pg_locks WHERE NOT granted")))
+                ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
+            assert await store.heartbeat("w", 1)
+            assert [""] == [row.lock for row in await store.replicas()]
+        assert frozenset() == await observer.released_locks(["w"])
+        assert await store.heartbeat("w", 1)
+        assert [True] == [bool(row.lock) for row in await store.replicas()]
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_behind_a_pooler_no_lock_is_claimed_and_nobody_is_judged(
+    postgres_server: PostgresServer, pgbouncer: Callable[..., AbstractContextManager[str]], mode: str
+) -> None:
+    """Its sessions are anybody's. What is held without one in between is still seen without one."""
+    direct = postgres_server.url()
+    with pgbouncer(postgres_server, mode) as pooled:
+        async with open_trusting(pooled) as store, open_trusting(direct) as other:
+            await store.register(W)
+            await other.register(X)
+            assert {"w": False, "x": True} == {row.id: bool(row.lock) for row in await store.replicas()}
+            assert await store.heartbeat("w", 1)
+            for observer in (store, other):
+                assert frozenset() == await observer.released_locks(["w", "x"])
+            await other.aclose()
+            await until(lambda: not ask(direct, HOLDERS))
+            assert frozenset() == await store.released_locks(["w", "x"])

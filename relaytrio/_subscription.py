@@ -1,10 +1,11 @@
-"""One viewer: watch, merge and relay in one nursery.
+"""One viewer: watch, merge and relay.
 
 - *watch* reads the store when something says "look", and lays what it read into a one-place slot: it never waits for
   the viewer, so a slow one delays no decision. A view is cumulative from its base; a newer one overwrites an older.
-- *merge* decides, synchronously, what the viewer gets next (`_protocol/resume.py` knows the rules), and waits for
-  nothing but the viewer.
-- *relay* keeps the local copy of a remote episode's log filled.
+- *merge* decides, synchronously, what the viewer gets next (`_protocol/resume.py` knows the rules), when the viewer
+  asks for it: it has no task and no queue of its own.
+- *relay* keeps the local copy of a remote episode's log filled. It is there while the chat runs elsewhere, and for
+  `idle_leg_seconds` after that.
 
 Must not know: sockets, how a hint travels, how a leg is dialed. Who calls: the engine makes subscriptions; viewers
 iterate over them; the ASGI app takes their `frames`.
@@ -21,7 +22,6 @@ from typing import Self, TypeAlias
 import attrs
 import trio
 
-from ._bounded import within
 from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
 from ._hints import Hints, Trouble
 from ._latest import Latest
@@ -35,11 +35,10 @@ from ._protocol.retry import Backoff
 from ._relay import Relay, RelayParams, StatusNotification
 from ._seams import seam
 from ._settings import Settings
+from ._shared_reads import SharedReads
 from ._wakeup import Wakeup
 from .stores._base import Fingerprint, Store, View
 
-ROOM_BURSTS = 2
-"""One that the viewer is taking, and one so that it need not wait for the merge."""
 EVENTS_PER_CHECKPOINT = 64
 """A viewer who works through a burst lets others run so often: a checkpoint costs as much as decoding ten events."""
 
@@ -68,6 +67,11 @@ class ReplicaParts:
     settings: Settings
     random: Callable[[], float]
     logger: logging.Logger
+    reads: SharedReads = attrs.field(init=False)
+
+    @reads.default
+    def _own_reads(self) -> SharedReads:
+        return SharedReads(self.store, self.settings.store_read_seconds)
 
 
 class Subscription:
@@ -100,22 +104,22 @@ class Subscription:
         with ExitStack() as resources:
             # Hints first: nothing committed between the first read and the first hint is missed.
             resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))
+            resources.enter_context(self._merge)
             await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)
+            self._watch.begin()
             first = await self._watch.read()
             await self._nursery.__aenter__()
             self._resources = resources.pop_all()
+        self._watch.run_relay = self._start_relay
+        self._start_relay(first)
         self._nursery.start_soon(self._watch.run)
-        self._nursery.start_soon(self._merge.run)
-        if self._replica.relay is not None:
-            self._nursery.start_soon(self._run_relay, self._replica.relay, first)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         with self._resources:
-            self._watch.notifications.close()
-            self._merge.received.close()
+            self._watch.close()
             return await self._nursery.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - it cancels its own tasks
 
     def __aiter__(self) -> Self:
@@ -153,20 +157,31 @@ class Subscription:
             raise trio.BusyResourceError("another task is reading this subscription")
         self._taking = True
         try:
-            item = await self._merge.received.receive()
-        except trio.EndOfChannel:
-            raise self._watch.ending or SubscriptionFailed("the stream ended") from None
+            item = await self._merge.take()
         finally:
             self._taking = False
         self._since_checkpoint = 0
         return item
 
-    async def _run_relay(self, relay: Relay, first: View) -> None:
+    def _start_relay(self, view: View) -> None:
+        """If the chat runs elsewhere, and nobody follows it yet."""
+        relay = self._replica.relay
+        if relay is not None and self._watch.notifications is None and self._runs_elsewhere(view):
+            self._watch.notifications = Latest()
+            self._nursery.start_soon(self._run_relay, relay, view, self._watch.notifications)
+
+    def _runs_elsewhere(self, view: View) -> bool:
+        return view.chat.status in ("running", "interrupting") and view.chat.worker_id not in (
+            None,
+            self._replica.replica_id,
+        )
+
+    async def _run_relay(self, relay: Relay, first: View, notifications: Latest[StatusNotification]) -> None:
         params = RelayParams(
             chat_id=self.chat_id,
             first_view=first,
             replica_id=self._replica.replica_id,
-            notifications=self._watch.notifications,
+            notifications=notifications,
             parts=self._replica.parts,
             headers=self._headers,
             look_again=self._watch.look_again,
@@ -175,7 +190,20 @@ class Subscription:
             logger=self._replica.logger,
         )
         async with relay.open(params):
-            await trio.sleep_forever()
+            await self._until_unneeded()
+            self._watch.notifications = None  # a view that comes while it is being left starts another
+
+    async def _until_unneeded(self) -> None:
+        """Return when the chat has not run elsewhere for `idle_leg_seconds`."""
+        watch = self._watch
+        while True:
+            while self._runs_elsewhere(watch.last_view):
+                await watch.viewed.wait()
+            with trio.move_on_after(self._replica.settings.idle_leg_seconds):
+                while not self._runs_elsewhere(watch.last_view):
+                    await watch.viewed.wait()
+            if not self._runs_elsewhere(watch.last_view):
+                return
 
 
 class Frames:
@@ -218,14 +246,24 @@ class _Watch:
     """Reads the store when something says "look", and never waits for the viewer."""
 
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress) -> None:
-        self.notifications: Latest[StatusNotification] = Latest()
+        self.notifications: Latest[StatusNotification] | None = None
+        """Of the relay; None: there is none."""
+        self.run_relay: Callable[[View], None] = lambda view: None
+        """Called with every view."""
+        self.last_view: View
+        self.viewed = Wakeup()
+        """Wakes who waits for the relay to be needed no more."""
+        self.closed = False
         self.fingerprint: Fingerprint | None = None
         self.ending: Exception | None = None
         """Why the stream ends."""
         self.view: View | None = None
         """The slot: the newest view that merge has not taken."""
+        self.over_since: float | None = None
+        """When a view came that says that the live episode of the last one taken is over; a newer one does not extend
+        it."""
         self.news = Wakeup()
-        """Wakes merge."""
+        """Wakes the viewer."""
         self.troubles: dict[Trouble, tuple[bool, str]] = {}
         self._replica = replica
         self._chat_id = chat_id
@@ -236,18 +274,28 @@ class _Watch:
         self._seen = 0
         self._episode: Episode | None = None
         self._reading = False
+        self._since = 0
+        """How many reads of this replica had begun at the last reason to look."""
         self._reads_ended = 0
         self._read_ended = trio.Event()
 
     # What others say; all synchronous.
 
+    def begin(self) -> None:
+        """The first read is one that begins after now."""
+        self._since = self._replica.reads.begun
+
     def hinted(self, snapshot_version: int) -> None:
         if snapshot_version > self._seen:
             self._hinted = max(self._hinted, snapshot_version)
-            self._wakeup.set()
+            self._notice()
 
     def look(self) -> None:
         self._forced = True
+        self._notice()
+
+    def _notice(self) -> None:
+        self.begin()
         self._wakeup.set()
 
     def episode_appeared(self, episode: Episode) -> None:
@@ -264,6 +312,13 @@ class _Watch:
 
     def finish(self, ending: Exception) -> None:
         self.ending = self.ending or ending
+        self.news.set()
+
+    def close(self) -> None:
+        """The viewer leaves."""
+        self.closed = True
+        if self.notifications is not None:
+            self.notifications.close()
         self.news.set()
 
     async def look_again(self) -> None:
@@ -306,10 +361,7 @@ class _Watch:
         """One read, from what the viewer has at this moment; its result goes to merge and to the relay."""
         self._reading = True
         try:
-            view = await within(
-                self._replica.settings.store_read_seconds,
-                self._replica.store.read_view(self._chat_id, self._progress.base),
-            )
+            view = await self._replica.reads.read(self._chat_id, self._progress.base, self._since)
             await seam("view read, not laid down", chat_id=self._chat_id, replica_id=self._replica.replica_id)
         finally:
             self._reading = False
@@ -320,11 +372,18 @@ class _Watch:
         return view
 
     def _lay_down(self, view: View) -> None:
-        self.view = view
+        self.view = self.last_view = view
+        if not self._progress.ends_live_episode(view):
+            self.over_since = None
+        elif self.over_since is None:
+            self.over_since = trio.current_time()
         self._seen = view.chat.snapshot_version
         self._episode = view.chat.live_episode
         self.fingerprint = None if view.more else _fingerprint(view)
-        self.notifications.put(StatusNotification.of(view.chat))
+        if self.notifications is not None:
+            self.notifications.put(StatusNotification.of(view.chat))
+        self.run_relay(view)
+        self.viewed.set()
         self.news.set()
 
 
@@ -334,10 +393,9 @@ def _fingerprint(view: View) -> Fingerprint:
 
 
 class _Merge:
-    """Decides what the viewer gets next, and waits for nothing but the viewer."""
+    """Decides what the viewer gets next. A context manager, for what it watches."""
 
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress, watch: _Watch) -> None:
-        self._out, self.received = trio.open_memory_channel[_Item](ROOM_BURSTS)
         self._replica = replica
         self._chat_id = chat_id
         self._progress = progress
@@ -347,21 +405,31 @@ class _Merge:
         self._log_watched: Episode | None = None
         self._log_watch = ExitStack()
 
-    async def run(self) -> None:
-        """Send what is to be sent, until the stream ends."""
-        with self._out, self._log_watch:
-            while True:
-                item = self._next()
-                if item is not None:
-                    await seam("taken, not sent", chat_id=self._chat_id, replica_id=self._replica.replica_id)
-                    try:
-                        await self._out.send(item)
-                    except trio.BrokenResourceError:
-                        return  # the viewer is leaving
-                elif self._watch.ending is not None:
-                    return
-                else:
-                    await self._wait()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._log_watch.close()
+
+    async def take(self) -> _Item:
+        """What the viewer gets next. A checkpoint; cancelled, nothing was taken.
+
+        Raises why the stream ends, and `trio.ClosedResourceError` when the viewer has left.
+        """
+        await seam("asked, not taken", chat_id=self._chat_id, replica_id=self._replica.replica_id)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while (item := self._next()) is None:
+            if self._watch.closed:
+                raise trio.ClosedResourceError("the subscription was left")
+            if self._watch.ending is not None:
+                raise self._watch.ending
+            await self._wait()
+            waited = True
+        if not waited:
+            # Shielded: it is already taken, and a cancelled viewer resumes from its cursor.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return item
 
     def _next(self) -> _Item | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""
@@ -379,7 +447,7 @@ class _Merge:
         return self._next_rows()
 
     def _take(self, view: View) -> list[Event]:
-        self._watch.view = None
+        self._watch.view = self._watch.over_since = None
         self._hold_until = None
         events = self._progress.take(view)
         if view.more:
@@ -397,8 +465,10 @@ class _Merge:
             return False
         if log.ended:
             return log.last_seq > self._progress.seq
-        if self._hold_until is None:
-            self._hold_until = trio.current_time() + self._replica.settings.end_of_episode_seconds
+        over_since = self._watch.over_since
+        if over_since is None:
+            return False
+        self._hold_until = over_since + self._replica.settings.end_of_episode_seconds
         return trio.current_time() < self._hold_until
 
     def _next_rows(self) -> _Item | None:

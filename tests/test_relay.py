@@ -327,6 +327,27 @@ async def test_past_the_200_ms_the_message_comes_and_no_part_follows(autojump_cl
         check_stream(events)
 
 
+async def test_a_newer_view_does_not_extend_the_wait(autojump_clock: MockClock) -> None:
+    """The 200 ms count from the view that first said that the episode is over."""
+    async with open_scene() as scene, trio.open_nursery() as nursery:
+        episode = await scene.acquire(THERE)
+
+        async def send_later() -> None:
+            await trio.sleep(0.15)
+            await scene.send("next")
+
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            await until(subscription, MessagePart)
+            started = trio.current_time()
+            await scene.finish("ab")
+            nursery.start_soon(send_later)
+            events = await until(subscription, Status, status="running")
+            assert pytest.approx(0.2) == trio.current_time() - started
+        assert ["assistant", "user"] == [e.message.role for e in events if isinstance(e, MessageEvent)]
+
+
 async def test_no_message_waits_longer_for_a_worker_that_goes_on(autojump_clock: MockClock) -> None:
     """The leg stays open for the next episode, and the end of the former one is lost: 200 ms, no more."""
     async with open_scene() as scene:
@@ -604,7 +625,9 @@ async def test_closed_notifications_cost_nothing(autojump_clock: MockClock) -> N
         async with scene.subscribe() as subscription:
             leg = (await scene.dialer.next_dial()).complete()
             await until(subscription, CaughtUp)
-            subscription._watch.notifications.close()
+            notifications = subscription._watch.notifications
+            assert notifications is not None
+            notifications.close()
             await wait_all_tasks_blocked()
             steps = _Steps()
             trio.lowlevel.add_instrument(steps)
@@ -633,6 +656,7 @@ async def test_a_failing_relay_of_ones_own_leaves_as_one_exception(autojump_cloc
             yield
 
     async with open_scene(relay=Broken()) as scene:
+        await scene.acquire(THERE)
         with pytest.raises(SubscriptionFailed) as caught:
             async with scene.subscribe() as subscription:
                 await at_hand(subscription, 60)

@@ -13,25 +13,29 @@ import psycopg
 from psycopg import sql
 
 from .._errors import StoreUnusable
-from . import _postgres_schema
 from ._postgres_place import PostgresPlace
-from ._sql_schema import SchemaState, state_after, steps_to_take
+from ._sql_schema import SchemaState, Step, state_after, steps_to_take
 
 WAIT_SECONDS = 30.0
 """For other replicas that migrate, and for transactions that use a table which is changed."""
 _LOCK_CLASS = 0x52547230
 """The first half of the key of the lock; the second is made of the schema's name. ("RTr0", as in a SQLite file.)"""
 
+_VERSION_TABLE = """
+    SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = %s AND relname = 'schema_version'
+"""
 
-def check(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
+
+def check(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """Raises `StoreUnusable` if the schema is not there any more, or has become too new for this software."""
-    if steps_to_take(place.url, _state(connection, place), _postgres_schema.STEPS):
+    if steps_to_take(place.url, _state(connection, place), steps):
         raise StoreUnusable(f"the schema {place.schema} of the database {place.url} has gone, or was set back")
 
 
-def migrate(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
+def migrate(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """All steps that are missing, in one transaction. Raises `StoreUnusable` and `psycopg.Error`."""
-    if not steps_to_take(place.url, _state(connection, place), _postgres_schema.STEPS):
+    if not steps_to_take(place.url, _state(connection, place), steps):
         return
     with connection.transaction():
         connection.execute(_setting("lock_timeout", WAIT_SECONDS))
@@ -40,7 +44,7 @@ def migrate(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
         state = _state(connection, place)
         if state is None:
             _make_schema(connection, place)
-        taken = steps_to_take(place.url, state, _postgres_schema.STEPS)
+        taken = steps_to_take(place.url, state, steps)
         connection.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(place.schema)))
         for step in taken:
             for statement in step.statements:
@@ -54,8 +58,8 @@ def _setting(name: str, seconds: float) -> sql.Composed:
 
 
 def _state(connection: psycopg.Connection[Any], place: PostgresPlace) -> SchemaState | None:
-    row = connection.execute("SELECT to_regclass(%s)", [f"{place.schema}.schema_version"]).fetchone()
-    if row is None or row[0] is None:
+    # Not to_regclass: it may remember from before the lock that there was no such table.
+    if connection.execute(_VERSION_TABLE, [place.schema]).fetchone() is None:
         return None
     table = sql.Identifier(place.schema, "schema_version")
     found = connection.execute(sql.SQL("SELECT version, compatible_since FROM {}").format(table)).fetchone()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from . import races
+from . import races, stores
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main}
+BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main, **stores.BENCHMARKS}
 
 
 def main(names: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(names: Sequence[str]) -> int:
     if unknown:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    for name in names or BENCHMARKS:
+    for name in names or ("races", "stores"):
         BENCHMARKS[name]()
     return 0
 

@@ -22,6 +22,11 @@ WAIT_SECONDS = 30.0
 _LOCK_CLASS = 0x52547230
 """The first half of the key of the lock; the second is made of the schema's name. ("RTr0", as in a SQLite file.)"""
 
+_VERSION_TABLE = """
+    SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = %s AND relname = 'schema_version'
+"""
+
 
 def check(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
     """Raises `StoreUnusable` if the schema is not there any more, or has become too new for this software."""
@@ -54,8 +59,8 @@ def _setting(name: str, seconds: float) -> sql.Composed:
 
 
 def _state(connection: psycopg.Connection[Any], place: PostgresPlace) -> SchemaState | None:
-    row = connection.execute("SELECT to_regclass(%s)", [f"{place.schema}.schema_version"]).fetchone()
-    if row is None or row[0] is None:
+    # Not to_regclass: it may remember from before the lock that there was no such table.
+    if connection.execute(_VERSION_TABLE, [place.schema]).fetchone() is None:
         return None
     table = sql.Identifier(place.schema, "schema_version")
     found = connection.execute(sql.SQL("SELECT version, compatible_since FROM {}").format(table)).fetchone()

@@ -219,8 +219,12 @@ async def test_what_is_not_held_is_not_claimed(postgres_url: str) -> None:
         key = ask(postgres_url, KEYS)
         (holder,) = ask(postgres_url, HOLDERS)
         with psycopg.connect(postgres_url, autocommit=True) as thief:
+
+            def steal() -> None:
+                thief.execute("SELECT pg_advisory_lock(%s)", key)
+
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, thief.execute, b"SELECT pg_advisory_lock(%s)", key)
+                nursery.start_soon(trio.to_thread.run_sync, steal)
                 await until(lambda: bool(ask(postgres_url, "SELECT pid FROM pg_locks WHERE NOT granted")))
                 ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
             assert await store.heartbeat("w", 1)

@@ -46,7 +46,7 @@ class BodyNursery:
         try:
             await run(*args)
         except Exception as failure:
-            self._failure = self._failure or failure
+            self._failure = self._failure or _unwrapped(failure)
             self._nursery.cancel_scope.cancel()
 
     async def __aexit__(
@@ -64,6 +64,13 @@ class BodyNursery:
         if self._failure is not None:
             raise self._make_error() from self._failure
         return bool(swallowed)
+
+
+def _unwrapped(failure: Exception) -> Exception:
+    """One failure is what it is, however many nurseries of the engine's own it has left; several stay a group."""
+    while isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return failure
 
 
 def _leaves(error: BaseException | None) -> Iterator[BaseException]:

@@ -53,6 +53,21 @@ async def test_a_failed_task_leaves_as_one_exception_with_its_cause(autojump_clo
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+async def test_a_failure_below_nurseries_of_a_task_is_the_cause_itself(autojump_clock: MockClock) -> None:
+    """What the engine's own tasks run in wraps their failure: who is told of one is told of that one."""
+
+    async def fail_below() -> None:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            outer.start_soon(trio.sleep_forever)
+            inner.start_soon(fail)
+
+    with pytest.raises(EngineFailed) as caught:
+        async with BodyNursery(failed) as nursery:
+            nursery.start_soon(fail_below)
+            await trio.sleep_forever()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
 async def test_the_bodys_own_exception_wins_over_a_failed_task(autojump_clock: MockClock) -> None:
     """What the body raised while it was being cancelled is the body's business."""
     with pytest.raises(ValueError, match="cleanup"):

@@ -370,11 +370,10 @@ def are_parts(burst: Burst) -> bool:
 
     It is what keeps other events of a peer's making from this replica's viewers.
     """
-    row = _encode(_PartRow(_named(burst.episode), 0, Raw(b"{}"), ""))
-    beginning = row[: row.index(b'0,"part":')]
-    return all(
-        row.startswith(b'%b%d,"part":' % (beginning, seq)) for seq, row in enumerate(burst.split(), burst.first_seq)
-    )
+    example = _encode(_PartRow(_named(burst.episode), 0, Raw(b"{}"), ""))
+    beginning = example[: example.index(b'0,"part":')]
+    rows = enumerate(burst.split(), burst.first_seq)
+    return all(row.startswith(b'%b%d,"part":' % (beginning, seq)) for seq, row in rows)
 
 
 def encode_frame(rows: Iterable[bytes]) -> bytes:

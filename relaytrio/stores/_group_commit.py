@@ -91,7 +91,7 @@ class GroupCommit:
     async def _until_woken(self, work: Work[object]) -> None:
         try:
             await work.woken.wait()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103 - what has begun ends, and its caller gets what it gave
             if work in self._waiting:
                 self._withdraw(work)
                 raise

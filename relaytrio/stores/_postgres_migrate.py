@@ -13,9 +13,8 @@ import psycopg
 from psycopg import sql
 
 from .._errors import StoreUnusable
-from . import _postgres_schema
 from ._postgres_place import PostgresPlace
-from ._sql_schema import SchemaState, state_after, steps_to_take
+from ._sql_schema import SchemaState, Step, state_after, steps_to_take
 
 WAIT_SECONDS = 30.0
 """For other replicas that migrate, and for transactions that use a table which is changed."""
@@ -28,15 +27,15 @@ _VERSION_TABLE = """
 """
 
 
-def check(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
+def check(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """Raises `StoreUnusable` if the schema is not there any more, or has become too new for this software."""
-    if steps_to_take(place.url, _state(connection, place), _postgres_schema.STEPS):
+    if steps_to_take(place.url, _state(connection, place), steps):
         raise StoreUnusable(f"the schema {place.schema} of the database {place.url} has gone, or was set back")
 
 
-def migrate(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
+def migrate(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """All steps that are missing, in one transaction. Raises `StoreUnusable` and `psycopg.Error`."""
-    if not steps_to_take(place.url, _state(connection, place), _postgres_schema.STEPS):
+    if not steps_to_take(place.url, _state(connection, place), steps):
         return
     with connection.transaction():
         connection.execute(_setting("lock_timeout", WAIT_SECONDS))
@@ -45,7 +44,7 @@ def migrate(connection: psycopg.Connection[Any], place: PostgresPlace) -> None:
         state = _state(connection, place)
         if state is None:
             _make_schema(connection, place)
-        taken = steps_to_take(place.url, state, _postgres_schema.STEPS)
+        taken = steps_to_take(place.url, state, steps)
         connection.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(place.schema)))
         for step in taken:
             for statement in step.statements:

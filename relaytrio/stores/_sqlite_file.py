@@ -18,7 +18,9 @@ from typing import Literal
 import msgspec
 
 from .._errors import StoreUnavailable, StoreUnusable
-from ._sqlite_schema import APPLICATION_ID, MIGRATIONS
+from . import _sqlite_schema
+from ._sql_schema import SchemaState, state_after, steps_to_take
+from ._sqlite_schema import APPLICATION_ID
 
 Synchronous = Literal["NORMAL", "FULL"]
 _WAL_PAUSE_SECONDS = 0.01
@@ -48,7 +50,7 @@ def open_file(path: Path, *, synchronous: Synchronous, busy_seconds: float) -> s
         connection = _connect(path, create=not path.exists(), busy_seconds=busy_seconds)
         try:
             with transaction(connection, "DEFERRED"):
-                _check_owner(path, connection)
+                steps_to_take(str(path), _state(path, connection), _sqlite_schema.STEPS)
             _switch_to_wal(path, connection, busy_seconds)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -145,18 +147,18 @@ def _number(connection: sqlite3.Connection, statement: str) -> int:
     return int(number)
 
 
-def _check_owner(path: Path, connection: sqlite3.Connection) -> int:
-    """The number of steps that the file has had."""
+def _state(path: Path, connection: sqlite3.Connection) -> SchemaState | None:
+    """What the file says of its schema; None if it has no tables yet."""
     owner = _number(connection, "PRAGMA application_id")
-    steps = _number(connection, "PRAGMA user_version")
-    is_empty = _number(connection, "SELECT count(*) FROM sqlite_master") == 0
-    if owner != APPLICATION_ID and not (is_empty and owner == steps == 0):
+    version = _number(connection, "PRAGMA user_version")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if owner != APPLICATION_ID and not (not tables and owner == version == 0):
         raise StoreUnusable(f"the database {path} belongs to another program")
-    if steps > len(MIGRATIONS):
-        raise StoreUnusable(
-            f"the database {path} is of schema {steps}; this version knows up to {len(MIGRATIONS)}: use a newer one"
-        )
-    return steps
+    if version == 0:
+        return None
+    if "compatibility" not in tables:
+        return SchemaState(version, compatible_since=version)
+    return SchemaState(version, _number(connection, "SELECT since FROM compatibility"))
 
 
 def _switch_to_wal(path: Path, connection: sqlite3.Connection, busy_seconds: float) -> None:
@@ -181,9 +183,19 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     Writes to the header in any case, and so fails here, not in the middle of somebody's request, if it cannot write.
     """
     with transaction(connection, "IMMEDIATE"):
-        steps = _check_owner(path, connection)
-        for step in MIGRATIONS[steps:]:
-            for statement in step:
+        state = _state(path, connection)
+        taken = steps_to_take(str(path), state, _sqlite_schema.STEPS)
+        for step in taken:
+            for statement in step.statements:
                 connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        _write(connection, state_after(state, taken))
+
+
+def _write(connection: sqlite3.Connection, state: SchemaState | None) -> None:
+    assert state is not None
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {state.version}")
+    connection.execute(
+        "INSERT INTO compatibility (id, since) VALUES (1, :since) ON CONFLICT (id) DO UPDATE SET since = :since",
+        {"since": state.compatible_since},
+    )

@@ -31,6 +31,7 @@ from .._errors import StoreUnavailable
 from .._nursery import BodyNursery
 from .._settings import DEFAULTS, Settings
 from . import _postgres_replicas as ownership
+from . import _postgres_schema
 from ._base import Replica
 from ._fresh import Fresher, utc_now
 from ._postgres_errors import TryAgain, translated
@@ -40,6 +41,7 @@ from ._postgres_place import PostgresPlace, parse_postgres_url
 from ._postgres_pool import Deadlines, PostgresPool
 from ._postgres_presence import Presence
 from ._postgres_session import PostgresSession, connect, conninfo_of
+from ._sql_schema import Step
 from ._sql_session import Again, Session
 from ._sql_store import SqlStore
 
@@ -76,14 +78,15 @@ async def open_postgres_store(
     """
     place = parse_postgres_url(url) if isinstance(url, str) else url
     conninfo = conninfo_of(place)
-    await trio.to_thread.run_sync(_migrated, conninfo, place)
+    steps = _postgres_schema.STEPS
+    await trio.to_thread.run_sync(_migrated, conninfo, place, steps)
     deadlines = Deadlines(transaction_seconds)
 
     def new_session() -> PostgresSession:
         connection = connect(conninfo)
         try:
             with deadlines.watched(connection):
-                check(connection, place)
+                check(connection, place, steps)
                 return PostgresSession(connection, place.schema)
         except BaseException:
             connection.close()
@@ -212,10 +215,10 @@ class PostgresStore(SqlStore):
             raise trio.ClosedResourceError("the store is closed")
 
 
-def _migrated(conninfo: str, place: PostgresPlace) -> None:
+def _migrated(conninfo: str, place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """Once, over a connection of its own. Raises `StoreUnusable`, and `StoreUnavailable` for all that may pass."""
     try:
         with translated(place.url), connect(conninfo) as connection:
-            migrate(connection, place)
+            migrate(connection, place, steps)
     except TryAgain as trouble:
         raise StoreUnavailable(f"the database {place.url} cannot be reached: {trouble}") from trouble

@@ -5,9 +5,12 @@
 - `open_simulated_cluster`: whole replicas on virtual time, in a world that fails as it is told; the same seed gives the
   same run. `check_cluster`: the oracle of such a run.
 - `watch_seams`: stop the engine between two named steps (`Seam`), and act there.
+- `ClusterMachine`: a cluster under random commands and faults, as a state machine for Hypothesis, to be extended.
 - `run_history`: what people and faults do to a cluster, as a value, with the order of tasks as another (`Schedule`).
   `random_history` draws them by seed, `strategies` with Hypothesis; `shrink` makes them small.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from ._check_cluster import ClusterInvariant as ClusterInvariant
 from ._check_cluster import ClusterReport as ClusterReport
@@ -71,3 +74,15 @@ from ._simulated_store import Backup as Backup
 from ._simulated_store import Commit as Commit
 from ._simulated_store import Ledger as Ledger
 from ._simulated_store import SimulatedStore as SimulatedStore
+
+if TYPE_CHECKING:
+    from ._cluster_machine import ClusterMachine as ClusterMachine
+
+
+def __getattr__(name: str) -> Any:
+    """What needs Hypothesis comes with its first use."""
+    if name == "ClusterMachine":
+        from ._cluster_machine import ClusterMachine
+
+        return ClusterMachine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

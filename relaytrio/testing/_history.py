@@ -246,7 +246,7 @@ def run_history(
                 relay=relay,
                 ledger=ledger,
             ) as cluster:
-                await _Stage(cluster, history).play()
+                await Stage(cluster, history).play()
                 checked = await check_cluster(cluster)
                 return HistoryReport(
                     checked=checked,
@@ -258,7 +258,7 @@ def run_history(
         return trio.run(main, clock=virtual_clock())
 
 
-class _Stage:
+class Stage:
     """A cluster, and where its history has got to."""
 
     def __init__(self, cluster: SimulatedCluster, history: History) -> None:
@@ -269,24 +269,35 @@ class _Stage:
         self._questions = 0
 
     async def play(self) -> None:
-        """All of it. Requests that are still under way in the end are waited for, when all faults have ended."""
-        await self._set()
+        """All of it."""
+        await self.set()
         needs_backups = any(isinstance(step.do, SetBack) for step in self._history.steps)
         async with background() as nursery:
             for step in self._history.steps:
                 await trio.sleep(step.after_seconds)
-                if needs_backups:
-                    self._backups.append(self._cluster.take_backup())
                 if step.at is None:
-                    self._cluster.note("", _said(step.do))
-                    nursery.start_soon(self._do, step.do)
+                    self.begin(step.do, nursery, backup=needs_backups)
                 else:
-                    await self._do_at(step.at, step.do, nursery)
+                    await self._begin_at(step.at, step.do, nursery, backup=needs_backups)
             await wait_all_tasks_blocked()  # all have been begun
-            await self._cluster.heal()
-            with trio.move_on_after(LONGEST_REQUEST_SECONDS):
-                await self._all_done(nursery)
-                return
+            await self.come_to_rest(nursery)
+
+    def begin(self, operation: Operation, nursery: trio.Nursery, *, backup: bool) -> None:
+        """Have it carried out in a task of its own. With `backup`, the database can be set back to before it."""
+        self._note(_said(operation), backup=backup)
+        nursery.start_soon(self._do, operation)
+
+    def _note(self, said: str, *, backup: bool) -> None:
+        if backup:
+            self._backups.append(self._cluster.take_backup())
+        self._cluster.note("", said)
+
+    async def come_to_rest(self, nursery: trio.Nursery) -> None:
+        """End all faults. Requests that are still under way are waited for."""
+        await self._cluster.heal()
+        with trio.move_on_after(LONGEST_REQUEST_SECONDS):
+            await self._all_done(nursery)
+            return
         told = f"a request was not answered {LONGEST_REQUEST_SECONDS:g} s after all faults had ended"
         raise ClusterViolation("NEVER_HANGS", told, self._cluster.history())
 
@@ -295,7 +306,8 @@ class _Stage:
             while task in nursery.child_tasks:  # noqa: ASYNC110 - a task has no event for its end
                 await trio.sleep(STEP_SECONDS)
 
-    async def _set(self) -> None:
+    async def set(self) -> None:
+        """Make the chats, and let viewers come."""
         cluster, history = self._cluster, self._history
         for _ in range(self._history.chats):
             self._chats.append((await cluster.create_chat()).id)
@@ -306,13 +318,13 @@ class _Stage:
         for number, replica_number in enumerate(self._history.viewers):
             cluster.viewer(replica_number % len(cluster.replicas), self._chat(number))
 
-    async def _do_at(self, name: Seam, operation: Operation, nursery: trio.Nursery) -> None:
+    async def _begin_at(self, name: Seam, operation: Operation, nursery: trio.Nursery, *, backup: bool) -> None:
         """Begin it while a task stands at that seam, and let the task go on when it is done."""
         with watch_seams() as seams:
             stop = seams.stop(name)
             with trio.move_on_after(LONGEST_WAIT_SECONDS):
                 await stop.wait()
-            self._cluster.note("", f"{_said(operation)} at {name!r}" if stop.reached else _said(operation))
+            self._note(f"{_said(operation)} at {name!r}" if stop.reached else _said(operation), backup=backup)
             done = trio.Event()
             nursery.start_soon(self._do_and_tell, operation, done)
             if stop.reached:
@@ -407,7 +419,7 @@ class _Stage:
                 self._replica(number).store.set_fault(None)
             case Outage(replica=number, how="fails" | "hangs" as how):
                 self._replica(number).store.set_fault(how)
-            case SetBack(operations=operations):
+            case SetBack(operations=operations) if self._backups:
                 cluster.set_back(self._backups[max(0, len(self._backups) - 1 - operations)])
             case Silence(down=down):
                 cluster.pubsub.set_down(down)

@@ -26,6 +26,8 @@ MUTANTS = (*relay.MUTANTS, *viewer.MUTANTS, *worker.MUTANTS)
 PROCESSES = 2
 SECONDS = 90
 """For the tests of one mutant; one that makes them hang is caught too."""
+COULD_NOT_BE_RUN = (4, 5)
+"""What pytest says of tests that are not there, or whose surroundings are broken."""
 
 
 @contextmanager
@@ -65,6 +67,8 @@ def _try(mutant: Mutant, folder: Path) -> tuple[bool, str]:
         path.write_text(text, encoding="utf-8")
     if done.returncode == 0:
         return False, f"NOT CAUGHT by {mutant.tests}"
+    if done.returncode in COULD_NOT_BE_RUN:
+        return False, f"{mutant.tests} could not be run"
     named = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return True, named[0] if named else "the tests did not come to their end"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ._mutant import Mutant
 
 _RELAY, _VIEWER, _PARTS = "tests/test_relay.py", "tests/test_subscription.py", "tests/test_parts.py"
+_DIALS, _LEGS, _LEAVING = (f"tests/races/test_{topic}_races.py" for topic in ("dial", "leg", "leaving"))
+_CHANNELS, _WIRE = (f"tests/races/test_{topic}_races.py" for topic in ("channel", "wire"))
 _ENDPOINT, _DIALER = "tests/transport/test_parts_endpoint.py", "tests/transport/test_dialer.py"
 
 MUTANTS = (
@@ -15,6 +17,7 @@ MUTANTS = (
         "            if target is not None:\n                target.scope.cancel()\n            target = self._target",
         "            target = self._target",
         _RELAY,
+        races=(5, 6),
     ),
     Mutant(
         "the same worker is dialed again at every notification",
@@ -22,6 +25,7 @@ MUTANTS = (
         "target is None or target.worker_id != worker_id or target.scope.cancel_called",
         "True",
         _RELAY,
+        races=(7,),
     ),
     Mutant(
         "a chat that runs here is dialed",
@@ -29,6 +33,7 @@ MUTANTS = (
         "return None if notification.worker_id == self._params.replica_id else notification.worker_id",
         "return notification.worker_id",
         _RELAY,
+        races=(8,),
     ),
     Mutant(
         "interrupting does not count as running",
@@ -43,6 +48,7 @@ MUTANTS = (
         "if copy is not None and copy.episode != self._selected:",
         "if copy is not None and self._selected is None:",
         _RELAY,
+        races=(7,),
     ),
     Mutant(
         "a new episode does not end the retry delay",
@@ -50,6 +56,7 @@ MUTANTS = (
         "        self.changes += 1\n        self._waiting.cancel()",
         "        self.changes += 1",
         _RELAY,
+        races=(7,),
     ),
     Mutant(
         "a lost leg is not dialed again",
@@ -57,6 +64,7 @@ MUTANTS = (
         "            except DialError as error:\n                await self._after_failure(target, error)",
         "            except DialError:\n                return",
         _RELAY,
+        races=(2, 3, 10, 12),
     ),
     Mutant(
         "the retry is not armed again after a store error at the re-check",
@@ -64,13 +72,15 @@ MUTANTS = (
         "        with trio.move_on_after(self._replica.settings.look_again_seconds):",
         "        with trio.CancelScope():",
         _RELAY,
+        races=(4, 10),
     ),
     Mutant(
         "a refused dial is repeated without a pause",
         "relaytrio/_relay.py",
-        "await self._wait_to_retry(target, self._settings.dial_retry_max_seconds)",
+        "await self._wait_to_retry(target, self._settings.dial_retry_max_seconds, target.changes)",
         "pass",
         _RELAY,
+        races=(10,),
     ),
     Mutant(
         "an idle leg is never closed",
@@ -85,6 +95,7 @@ MUTANTS = (
         "self.scope.deadline = trio.current_time() + self._grace_seconds",
         "self.scope.cancel()",
         _RELAY,
+        races=(11,),
     ),
     Mutant(
         "a gap is filled in silently",
@@ -100,6 +111,111 @@ MUTANTS = (
         "            pass",
         _RELAY,
     ),
+    Mutant(
+        "a leg begins at the first row again",
+        "relaytrio/_relay.py",
+        "        await self._leg.select(copy.episode, copy.last_seq)",
+        "        await self._leg.select(copy.episode, 0)",
+        _LEGS,
+        races=(3,),
+    ),
+    Mutant(
+        "a row does not make the pace of retries quick again",
+        "relaytrio/_relay.py",
+        "            self._target.retry.reset()  # a row came: this leg is healthy",
+        "            pass",
+        _LEGS,
+        races=(3,),
+    ),
+    Mutant(
+        "a handshake counts as a success",
+        "relaytrio/_relay.py",
+        "            self._counts.opened += 1",
+        "            self._counts.opened += 1\n            target.retry.reset()",
+        _DIALS,
+        races=(3, 10),
+    ),
+    Mutant(
+        "delays between dials do not grow",
+        "relaytrio/_protocol/retry.py",
+        "        self.failures += 1",
+        "        pass",
+        _DIALS,
+        races=(3, 10, 12),
+    ),
+    Mutant(
+        "a failed dial delays what the store says",
+        "relaytrio/_relay.py",
+        '        await target.seam("leg lost, not resting")',
+        "        self._params.notifications.close()",
+        _DIALS,
+        races=(2, 7),
+    ),
+    Mutant(
+        "the look before a dial does not say whom to dial",
+        "relaytrio/_relay.py",
+        "            self._turn_to(self._params.notifications.get_nowait())",
+        "            pass",
+        _DIALS,
+        races=(6, 10),
+    ),
+    Mutant(
+        "what a peer says of the owner is trusted as truth",
+        "relaytrio/_relay.py",
+        "                since = target.changes\n                await self._look_again()",
+        "                since = target.changes\n                return",
+        _DIALS,
+        races=(10,),
+    ),
+    Mutant(
+        "who is not the owner is dialed without a pause",
+        "relaytrio/_relay.py",
+        "                if target.version <= disowned_version:",
+        "                if False:",
+        _DIALS,
+        races=(10,),
+    ),
+    Mutant(
+        "the log is not swapped: rows go to the wanted episode, whosever they are",
+        "relaytrio/_relay.py",
+        "        copy = self._target.attended(burst.episode)",
+        "        copy = self._target.copy",
+        _LEGS,
+        races=(7,),
+    ),
+    Mutant(
+        "of the episodes that are over, only the last one is attended",
+        "relaytrio/_relay.py",
+        "if over_at > since)",
+        "if False)",
+        _RELAY,
+        races=(11,),
+    ),
+    Mutant(
+        "a target that was left still fills its copies",
+        "relaytrio/_relay.py",
+        "            target.leave_all_but()\n",
+        "",
+        _LEAVING,
+        races=(9,),
+    ),
+    Mutant(
+        "notifications that have ended are read again and again",
+        "relaytrio/_relay.py",
+        "                # No more news: what is followed goes on being followed until the subscription ends.\n"
+        "                return",
+        "                continue",
+        _CHANNELS,
+        races=(12,),
+    ),
+    Mutant(
+        "everything passes for a part",
+        "relaytrio/_protocol/wire.py",
+        "    return all(row.startswith(b'%b%d,\"part\":' % (beginning, seq)) for seq, row in rows)",
+        "    return True",
+        _WIRE,
+        races=(13,),
+    ),
     # part logs
     Mutant(
         "known rows are not trimmed",
@@ -107,6 +223,7 @@ MUTANTS = (
         "    return burst.split()[known:] if known > 0 else burst.split()",
         "    return burst.split()",
         f"tests/protocol/test_burst.py {_PARTS}",
+        races=(1,),
     ),
     Mutant(
         "an unattended copy is waited for",
@@ -114,6 +231,7 @@ MUTANTS = (
         "        return self.sealed or (not self.made_here and not self._fillers)",
         "        return self.sealed",
         f"{_PARTS} {_RELAY}",
+        races=(11,),
     ),
     Mutant(
         "ended logs are kept for ever",
@@ -136,6 +254,7 @@ MUTANTS = (
         "        if log is None or not log.made_here:",
         "        if log is None:",
         _ENDPOINT,
+        races=(13,),
     ),
     Mutant(
         "all of the viewer's headers are forwarded",
@@ -143,5 +262,30 @@ MUTANTS = (
         " if name.lower() in self._forwarded}",
         "}",
         _DIALER,
+        races=(13,),
+    ),
+    Mutant(
+        "a frame that is not a peer's to send is passed over",
+        "relaytrio/transport/_leg.py",
+        '    raise ConnectionLost("it sent a frame that is not its to send")',
+        "    return None",
+        _WIRE,
+        races=(13,),
+    ),
+    Mutant(
+        "the replica id is asked for when the dialer is made",
+        "relaytrio/transport/dialer.py",
+        "        self._replica_id = replica_id\n",
+        "        known = replica_id()\n        self._replica_id = lambda: known\n",
+        _WIRE,
+        races=(13,),
+    ),
+    Mutant(
+        "a grant is used twice",
+        "relaytrio/transport/dialer.py",
+        "        self._clock = clock\n",
+        "        now = clock()\n        self._clock = lambda: now\n",
+        _WIRE,
+        races=(10,),
     ),
 )

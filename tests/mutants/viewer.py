@@ -5,7 +5,11 @@ from __future__ import annotations
 from ._mutant import Mutant
 
 _RELAY, _VIEWER = "tests/test_relay.py", "tests/test_subscription.py"
+_DIALS, _LEGS, _LEAVING = (f"tests/races/test_{topic}_races.py" for topic in ("dial", "leg", "leaving"))
+_CHANNELS = "tests/races/test_channel_races.py"
 _RESUME, _HINTS = "tests/protocol/test_resume.py", "tests/test_hints.py"
+_VIEWER_RACES, _NOTIFIER_RACES = "tests/races/test_viewer_races.py", "tests/races/test_notifier_races.py"
+_BOUNDARY_RACES = "tests/races/test_boundary_races.py"
 
 MUTANTS = (
     # a viewer
@@ -13,10 +17,13 @@ MUTANTS = (
         "hints are listened to after the first read",
         "relaytrio/_subscription.py",
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))\n"
+        '            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)\n'
         "            first = await self._watch.read()",
+        '            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)\n'
         "            first = await self._watch.read()\n"
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))",
-        _VIEWER,
+        _VIEWER_RACES,
+        races=(14,),
     ),
     Mutant(
         "a message does not wait for the last parts",
@@ -24,6 +31,7 @@ MUTANTS = (
         "        if live is None or not self._progress.ends_live_episode(view):",
         "        if True:",
         f"{_VIEWER} {_RELAY}",
+        races=(11,),
     ),
     Mutant(
         "a message waits for parts without a bound",
@@ -31,6 +39,7 @@ MUTANTS = (
         "        return trio.current_time() < self._hold_until",
         "        return True",
         _RELAY,
+        races=(11,),
     ),
     Mutant(
         "a view of another base is taken",
@@ -38,6 +47,7 @@ MUTANTS = (
         "        return view.base == self.base",
         "        return True",
         f"{_RESUME} {_VIEWER}",
+        races=(14,),
     ),
     Mutant(
         "rows of a newer episode do not make watch look",
@@ -45,6 +55,7 @@ MUTANTS = (
         "        if episode != self._episode and (self._episode is None or not episode < self._episode):",
         "        if False:",
         _VIEWER,
+        races=(17,),
     ),
     Mutant(
         "a page's rest is not read",
@@ -52,6 +63,7 @@ MUTANTS = (
         "        if view.more:\n            self._watch.look()",
         "        if False:\n            self._watch.look()",
         _VIEWER,
+        races=(14,),
     ),
     Mutant(
         "a hint of the version that was read is a reason to read again, for ever",
@@ -59,6 +71,7 @@ MUTANTS = (
         "        self._forced, self._hinted = False, 0",
         "        self._forced = False",
         f"{_VIEWER} {_HINTS}",
+        races=(15,),
     ),
     Mutant(
         "a failed read ends the watch",
@@ -73,6 +86,7 @@ MUTANTS = (
         "        if burst.truncated:",
         "        if False:",
         f"{_VIEWER} {_RELAY}",
+        races=(16,),
     ),
     Mutant(
         "the body's exception leaves in a group",
@@ -80,14 +94,104 @@ MUTANTS = (
         "            return False\n",
         "            raise\n",
         "tests/test_nursery.py",
+        races=(18,),
+    ),
+    Mutant(
+        "the caller's cancellation is swallowed",
+        "relaytrio/_nursery.py",
+        "            return False\n",
+        "            return True\n",
+        _BOUNDARY_RACES,
+        races=(18,),
+    ),
+    Mutant(
+        "a failure of the engine's is told in a group",
+        "relaytrio/_nursery.py",
+        "self._failure or _unwrapped(failure)",
+        "self._failure or failure",
+        _BOUNDARY_RACES,
+        races=(18,),
+    ),
+    Mutant(
+        "who joins during the delay is not told of the retry",
+        "relaytrio/_protocol/resume.py",
+        "        if news and retry is not None:",
+        "        if news and retry is not None and self.caught_up:",
+        _VIEWER_RACES,
+        races=(16,),
+    ),
+    Mutant(
+        "a view that the viewer has not taken stops the news for the relay",
+        "relaytrio/_subscription.py",
+        "        self.view = view\n        self._seen",
+        "        if self.view is not None:\n            return\n        self.view = view\n        self._seen",
+        _DIALS,
+        races=(4,),
+    ),
+    Mutant(
+        "a read of the store that hangs is waited for without a bound",
+        "relaytrio/_bounded.py",
+        "    with trio.move_on_after(seconds):",
+        "    with trio.CancelScope():",
+        _DIALS,
+        races=(4,),
+    ),
+    Mutant(
+        "a hint is trusted as truth: its version counts as read",
+        "relaytrio/_subscription.py",
+        "            self._hinted = max(self._hinted, snapshot_version)",
+        "            self._hinted = self._seen = snapshot_version",
+        _DIALS,
+        races=(4, 5, 6, 8),
+    ),
+    Mutant(
+        "the log is not swapped: merge watches that of the first episode",
+        "relaytrio/_subscription.py",
+        "        if episode == self._log_watched:",
+        "        if self._log_watched is not None:",
+        _LEGS,
+        races=(6, 7, 8),
+    ),
+    Mutant(
+        "a viewer that has left still watches a log",
+        "relaytrio/_subscription.py",
+        "        with self._out, self._log_watch:",
+        "        with self._out:",
+        _LEAVING,
+        races=(9,),
+    ),
+    Mutant(
+        "a notifier that ends is listened to again at once",
+        "relaytrio/_hints.py",
+        "            await trio.sleep(backoff.next_delay_seconds(self._random()))",
+        "            await trio.sleep(1.0)",
+        _CHANNELS,
+        races=(12,),
     ),
     # resume
+    Mutant(
+        "rows of an episode that is over are taken",
+        "relaytrio/_protocol/resume.py",
+        "        self.live = live\n        if live is not None and live != self.episode:",
+        "        self.live = live or self.live\n        if live is not None and live != self.episode:",
+        _VIEWER_RACES,
+        races=(17,),
+    ),
+    Mutant(
+        "a take-over is told as another attempt",
+        "relaytrio/_protocol/resume.py",
+        '            return "worker_lost"\n        if live is None',
+        '            return "new_attempt"\n        if live is None',
+        f"{_RESUME} tests/races/test_death_races.py",
+        races=(22,),
+    ),
     Mutant(
         "the cursor does not advance with the rows",
         "relaytrio/_protocol/resume.py",
         "        self.seq = burst.last_seq",
         "        pass",
         _RESUME,
+        races=(1, 14, 16),
     ),
     Mutant(
         "a failed attempt's end is not told",
@@ -95,6 +199,10 @@ MUTANTS = (
         "        if reason is not None:",
         "        if False:",
         _RESUME,
+        races=(
+            16,
+            17,
+        ),
     ),
     Mutant(
         "a message leaves its preview standing",
@@ -102,6 +210,7 @@ MUTANTS = (
         "        if self.episode is not None and message.version > self.episode.history_version:",
         "        if False:",
         _RESUME,
+        races=(17,),
     ),
     # hints
     Mutant(
@@ -111,6 +220,7 @@ MUTANTS = (
         "                    if watcher.fingerprint and stored[chat_id].snapshot_version"
         " > watcher.fingerprint.snapshot_version:",
         _HINTS,
+        races=(14,),
     ),
     Mutant(
         "after a lost notifier nobody looks",
@@ -118,5 +228,22 @@ MUTANTS = (
         '            watcher.tell("pubsub", True, "hints arrive again")\n            watcher.look()',
         '            watcher.tell("pubsub", True, "hints arrive again")',
         _HINTS,
+        races=(15,),
+    ),
+    Mutant(
+        "a hint is trusted as the truth",
+        "relaytrio/_subscription.py",
+        "            self._hinted = max(self._hinted, snapshot_version)\n",
+        "            self._seen = snapshot_version\n",
+        _NOTIFIER_RACES,
+        races=(15,),
+    ),
+    Mutant(
+        "a stale hint is a reason to read",
+        "relaytrio/_subscription.py",
+        "        if snapshot_version > self._seen:\n            self._hinted",
+        "        self._forced = True\n        if True:\n            self._hinted",
+        _NOTIFIER_RACES,
+        races=(15,),
     ),
 )

@@ -8,14 +8,26 @@ counts, by the seams it names, that every one of these runs passed there.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import trio
 from trio.testing import MockClock
 
-from relaytrio.testing import Schedule, Seam, Seams, scheduled, watch_seams
+from relaytrio.testing import (
+    EXPLORING,
+    Schedule,
+    Scheduler,
+    Seam,
+    SimulatedCluster,
+    open_simulated_cluster,
+    scheduled,
+    watch_seams,
+)
 
 ORDERS = 20
 PATIENCE_SECONDS = 24 * 3600.0
@@ -49,27 +61,43 @@ RACES = {
 passes: Counter[int] = Counter()
 """How often each numbered race was passed in this process."""
 
-Body: TypeAlias = Callable[[Seams], Awaitable[None]]
+Body: TypeAlias = Callable[..., Awaitable[None]]
+
+_order: ContextVar[Scheduler] = ContextVar("_order")
+"""The one that is in force."""
 
 
-def race(number: int, *at: Seam) -> Callable[[Body], Callable[[], None]]:
+def race(number: int, *at: Seam) -> Callable[[Body], Callable[..., None]]:
     """Make a test of a numbered race: its body runs in `ORDERS` orders, each on a virtual clock of its own.
 
-    The body gets the seams. Every run has to pass each seam in `at`, else the race was not run and the test fails.
+    The body gets the seams first, and then what pytest has for the other names of its parameters. Every run has to pass
+    each seam in `at`, else the race was not run and the test fails.
     """
     assert number in RACES
 
-    def decorate(body: Body) -> Callable[[], None]:
+    def decorate(body: Body) -> Callable[..., None]:
         @functools.wraps(body)
-        def test() -> None:
+        def test(**arguments: Any) -> None:
             for seed in range(ORDERS):
-                _run(body, Schedule() if seed == 0 else Schedule.random(seed), at)
+                schedule = Schedule() if seed == 0 else Schedule.random(seed)
+                _run(functools.partial(body, **arguments), schedule, at)
                 passes[number] += 1
 
         del vars(test)["__wrapped__"]  # pytest would look for a fixture `seams`
+        signature = inspect.signature(body)
+        rest = list(signature.parameters.values())[1:]
+        test.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
         return test
 
     return decorate
+
+
+@asynccontextmanager
+async def open_cluster(**options: Any) -> AsyncIterator[SimulatedCluster]:
+    """A simulated cluster in the middle of a race: its tasks run in the order of that."""
+    options = {"replicas": 2, "settings": EXPLORING, **options}
+    async with open_simulated_cluster(schedule=_order.get(), **options) as cluster:
+        yield cluster
 
 
 def _run(body: Body, schedule: Schedule, at: tuple[Seam, ...]) -> None:
@@ -79,7 +107,8 @@ def _run(body: Body, schedule: Schedule, at: tuple[Seam, ...]) -> None:
             for name in at:
                 assert seams.passed[name] > 0, f"nobody passed {name!r}: this was no race"
 
-    with scheduled(schedule):
+    with scheduled(schedule) as order:
+        _order.set(order)
         try:
             trio.run(main, clock=MockClock(autojump_threshold=0))
         except BaseException as error:

@@ -190,8 +190,11 @@ async def _goes_on(seams: Seams, go_on: Callable[[Scene], Awaitable[None]]) -> N
             scene.feed(leg, episode, ["b"])
             async with in_no_time():
                 events = await until(subscription, MessagePart, episode=episode)
+                await wait_all_tasks_blocked()
+                scene.feed(leg, episode, ["c"])
+                events += await until(subscription, MessagePart, episode=episode)
             assert 1 == len(scene.dialer.dials)
-        assert "b" == texts(events)[-1]
+        assert ["b", "c"] == texts(events)[-2:]
         check_stream(events)
 
 

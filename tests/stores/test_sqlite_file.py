@@ -17,7 +17,7 @@ import trio
 from relaytrio._errors import StoreUnavailable, StoreUnusable
 from relaytrio._protocol.chat import Create
 from relaytrio.stores import open_sqlite_store
-from relaytrio.stores._sqlite_schema import APPLICATION_ID, MIGRATIONS
+from relaytrio.stores._sqlite_schema import APPLICATION_ID, STEPS
 
 NOBODY = 65534
 
@@ -54,7 +54,7 @@ def _newer_schema(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE chats (id TEXT)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        connection.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
 
 
 def _other_program(path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_a_file_of_another_kind_is_left_alone(place: Path, make: Callable[
 async def test_a_newer_schema_says_what_to_do(place: Path) -> None:
     """The text names both numbers."""
     _newer_schema(place / "chat.db")
-    with pytest.raises(StoreUnusable, match=rf"schema {len(MIGRATIONS) + 1}.*up to {len(MIGRATIONS)}.*newer"):
+    with pytest.raises(StoreUnusable, match=rf"schema {len(STEPS) + 1}.*up to {len(STEPS)}.*newer"):
         async with open_sqlite_store(place / "chat.db"):
             raise AssertionError("it was opened")
 

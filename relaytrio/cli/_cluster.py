@@ -25,6 +25,7 @@ import attrs
 import httpx
 import trio
 
+from ._options import STORE_VARIABLE
 from ._ports import HOST, choose_ports
 from ._status import NotDone
 
@@ -58,7 +59,14 @@ class ReplicaProcess:
     """One replica: running, or killed. Made by `open_cluster`."""
 
     def __init__(
-        self, spec: ReplicaSpec, command: Sequence[str], url: str, log: Path, lifeline: int, http: httpx.AsyncClient
+        self,
+        spec: ReplicaSpec,
+        command: Sequence[str],
+        url: str,
+        log: Path,
+        lifeline: int,
+        http: httpx.AsyncClient,
+        store_url: str,
     ) -> None:
         self.spec = spec
         self.number = spec.number
@@ -68,6 +76,8 @@ class ReplicaProcess:
         """New at each start."""
         self.log = log
         self._command = command
+        # The command line is everybody's to read on this machine, and the URL may hold a password.
+        self._environment = {**os.environ, STORE_VARIABLE: store_url}
         self._lifeline = lifeline
         self._http = http
         self._process: trio.Process | None = None
@@ -113,7 +123,12 @@ class ReplicaProcess:
         """Start the process, without waiting until it is ready."""
         with _appending(self.log) as log:
             self._process = await trio.lowlevel.open_process(
-                self._command, stdin=self._lifeline, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                stdin=self._lifeline,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
             )
 
     async def until_ready(self) -> None:
@@ -209,9 +224,9 @@ async def open_cluster(
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
             for spec, port in zip(specs, ports, strict=True):
                 url = f"http://{HOST}:{port}"
-                command = _command(spec, cluster.store_url, url, secret, serve_options)
+                command = _command(spec, url, secret, serve_options)
                 log = (log_dir or folder) / f"replica-{spec.number}.log"
-                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http))
+                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http, cluster.store_url))
             try:
                 await cluster._start()
                 yield cluster
@@ -220,11 +235,11 @@ async def open_cluster(
                     await cluster._end(grace_seconds)
 
 
-def _command(spec: ReplicaSpec, store_url: str, url: str, secret: Path, options: Sequence[str]) -> list[str]:
+def _command(spec: ReplicaSpec, url: str, secret: Path, options: Sequence[str]) -> list[str]:
     # `-m` would let files of the folder in which this process happens to stand shadow modules, unless it imports from
     # there itself.
     python = [sys.executable] if sys.path[0] in ("", os.getcwd()) else [sys.executable, "-P"]
-    command = [*python, "-m", "relaytrio", "serve", "--store", store_url]
+    command = [*python, "-m", "relaytrio", "serve"]
     command += ["--listen", url.removeprefix("http://"), "--advertise", url]
     command += ["--secret-file", str(secret), "--exit-with-stdin"]
     return [*command, *([] if spec.worker else ["--no-worker"]), *options]

@@ -20,7 +20,7 @@ from .._engine import open_engine
 from .._turn import Responder
 from ..responders.pydoc import make_pydoc_responder
 from ..transport._serve import serve as serve_app
-from ._options import SECRET_VARIABLE, Listen, Secret, check_reach, checked_url, read_secret
+from ._options import SECRET_VARIABLE, STORE_VARIABLE, Listen, Secret, check_reach, checked_url, read_secret
 from ._output import Output, fault
 from ._page import page_app
 from ._signals import first_signal, status_after
@@ -45,7 +45,13 @@ class Plan:
 
 async def serve(
     *,
-    store: Annotated[str, Parameter(help="URL of the database, such as sqlite:///chat.db.")],
+    store: Annotated[
+        str,
+        Parameter(
+            env_var=STORE_VARIABLE,
+            help="URL of the database, such as sqlite:///chat.db or postgresql://user:password@host/name.",
+        ),
+    ],
     listen: Annotated[str, Parameter(help="HOST:PORT; port 0: a free one.")] = "127.0.0.1:8001",
     advertise: Annotated[str | None, Parameter(help="URL at which other replicas reach this one.")] = None,
     secret_file: Annotated[Path | None, Parameter(help=f"The cluster's secret; else {SECRET_VARIABLE}.")] = None,

@@ -347,11 +347,33 @@ def test_a_full_replica_shortens_the_largest_log() -> None:
     small, large = logs.make("small", EPISODE), logs.make("large", EPISODE)
     small.append(rows(1, 5))
     large.append(rows(1, 28))
-    assert logs.size_bytes <= 30 * WEIGHT
+    assert logs.size_bytes == 30 * WEIGHT
     assert has(small) == rows(1, 5)
-    assert large.last_seq == 28
-    assert large.read(0, PLENTY) == burst(large.first_seq, 28, truncated=True)
+    assert large.read(0, PLENTY) == burst(4, 28, truncated=True)
     assert large.lost == "truncated"
+
+
+def test_no_log_makes_room_alone() -> None:
+    """One that must shrink by more than half gives half, and then whichever is the largest by now gives the rest."""
+    logs = sized(logs=32)
+    one, other = logs.make("one", EPISODE), logs.make("other", EPISODE)
+    one.append(rows(1, 20))
+    other.append(rows(1, 40))
+    assert has(other) == rows(21, 40)
+    assert has(one) == rows(11, 20)
+
+
+def test_no_more_ended_logs_go_than_need_be() -> None:
+    """As soon as there is room enough, what is left of the ended logs stays for those who still read them."""
+    logs = sized(logs=32)
+    for name, count in (("first", 3), ("second", 5)):
+        log = logs.make(name, EPISODE)
+        log.append(rows(1, count))
+        log.seal()
+    logs.make("live", EPISODE).append(rows(1, 25))
+    assert logs.find("first", EPISODE) is None
+    assert logs.find("second", EPISODE) is not None
+    assert logs.size_bytes == 30 * WEIGHT
 
 
 def test_more_logs_than_there_is_room_for_keep_their_last_rows() -> None:

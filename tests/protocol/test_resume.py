@@ -126,6 +126,16 @@ def test_while_there_is_more_only_messages_are_given() -> None:
     assert FIRST == progress.live
 
 
+def test_a_watching_viewer_that_fell_pages_behind_gets_no_row_between_them() -> None:
+    """The episode it followed is not live for it any more as soon as a page says that more messages follow."""
+    progress = watching()
+    assert FIRST == progress.live
+    later = a_chat(status="waiting", worker_id=None, run_id=None, snapshot_version=9, history_version=9)
+    events = progress.take(after_first(later, message(2, version=3, role="assistant"), more=True))
+    assert [MessageEvent] == kinds(events)
+    assert progress.live is None
+
+
 def test_a_view_fits_only_what_the_viewer_has_now() -> None:
     """A view read before the last messages were taken has to be read again."""
     progress = watching()

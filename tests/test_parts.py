@@ -191,6 +191,14 @@ def test_truncation_goes_from_copy_to_copy(log: PartLog) -> None:
         assert copy.read(3, PLENTY) == taken
 
 
+def test_what_was_joined_for_a_reader_goes_with_its_rows(log: PartLog) -> None:
+    """A reader that asks again after the oldest rows went is told so, and they are kept nowhere."""
+    log.append(rows(1, 9))
+    assert log.read(0, PLENTY) == burst(1, 9)
+    log._forget_rows(4)
+    assert log.read(0, PLENTY) == burst(5, 9, truncated=True)
+
+
 def test_a_copy_is_sealed_when_it_has_all(copy: PartLog) -> None:
     """The end of the remote log seals a copy that has all its rows, and no other."""
     copy.extend(burst(1, 3))

@@ -29,6 +29,7 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
+from relaytrio._protocol.wire import EndReason
 from relaytrio._relay import RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
@@ -422,6 +423,118 @@ async def test_a_refused_dial_is_tried_once_more_then_slowly_and_told(autojump_c
             leg = third.complete()
             scene.feed(leg, await scene.live_episode(), ["a"])
             await until(subscription, Degraded, what="relay", ok=True)
+
+
+async def test_a_refused_select_counts_as_a_refused_dial(autojump_clock: MockClock) -> None:
+    """The grant of a select may have come too late: once more with a fresh one, then slowly, and told."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            started = trio.current_time()
+            for _ in range(2):
+                leg = (await scene.dialer.next_dial()).complete()
+                await leg.selected()
+                leg.end("refused", 0)
+            assert started == trio.current_time()
+            [*_, told] = await until(subscription, Degraded)
+            assert "replica there: the peer did not accept the grant" == getattr(told, "message", None)
+            await scene.dialer.next_dial()
+            assert pytest.approx(15.0) == trio.current_time() - started
+
+
+@pytest.mark.parametrize("reason", ["beyond", "sealed"])
+async def test_an_end_that_does_not_fit_the_copy_is_a_lost_leg(autojump_clock: MockClock, reason: EndReason) -> None:
+    """GAPS_ARE_TOLD: a copy that lacks rows is not taken for whole; it is dialed again, and told if that lasts."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for round in range(3):
+                leg = (await scene.dialer.next_dial()).complete()
+                assert min(round, 1) == (await leg.selected()).after_seq
+                if round == 0:
+                    scene.feed(leg, episode, ["a"])
+                    await until(subscription, MessagePart)
+                leg.end(reason, 5)
+            [*_, told] = await until(subscription, Degraded)
+            expected = "replica there: the peer's log and its copy here do not fit"
+            assert expected == getattr(told, "message", None)
+            assert not scene.log(episode).sealed
+
+
+async def test_an_episode_that_is_over_there_is_a_reason_to_look(autojump_clock: MockClock) -> None:
+    """NO_LOSS: the peer knows of an end that no hint has announced; whatever rows are here, none is waited for."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, episode, ["a"])
+            await until(subscription, MessagePart)
+            scene.announcing = False
+            await scene.finish("ab")
+            started = trio.current_time()
+            leg.end("over", 5)
+            await until(subscription, Status, status="waiting")
+            assert started == trio.current_time()
+
+
+@pytest.mark.parametrize(
+    ("reason", "last_seq", "ends"),
+    [("sealed", 2, True), ("sealed", 5, False), ("over", 2, False), ("beyond", 2, False)],
+)
+async def test_the_end_of_the_former_episode_may_come_after_the_next_was_selected(
+    autojump_clock: MockClock, reason: EndReason, last_seq: int, ends: bool
+) -> None:
+    """LAST_PARTS: with all its rows here its message waits no longer; any other end of it changes nothing."""
+    async with open_scene() as scene:
+        first = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, first, ["a"])
+            events = await until(subscription, MessagePart)
+            await scene.send("next")
+            started = trio.current_time()
+            await scene.finish("ab")
+            await leg.selected()
+            scene.feed(leg, first, ["b"], first_seq=2)
+            leg.end(reason, last_seq, episode=first)
+            leg.end("sealed", 0, episode=attrs.evolve(first, run_id="foreign"))
+            events += await until(subscription, MessageEvent)
+            assert ends == scene.log(first).sealed
+            assert pytest.approx(0.0 if ends else 0.2) == trio.current_time() - started
+            scene.feed(leg, await scene.live_episode(), ["c"])
+            events += await until(subscription, MessagePart)
+            assert 1 == len(scene.dialer.dials)
+        assert ["a", "b", "c"] == texts(events)
+
+
+async def test_a_single_failed_dial_is_told_to_nobody(autojump_clock: MockClock) -> None:
+    """A replica that restarts is everyday: the third failure in a row is told, with the worker's name."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for _ in range(2):
+                (await scene.dialer.next_dial()).fail()
+            third = await scene.dialer.next_dial()
+            assert "degraded" not in kinds(await at_hand(subscription))
+            third.fail()
+            [told] = await at_hand(subscription)
+            assert "replica there: this dial was told to fail" == getattr(told, "message", None)
+
+
+async def test_the_copy_at_hand_is_kept_while_its_leg_is_given_up(autojump_clock: MockClock) -> None:
+    """A slow viewer still finds the rows of an episode whose worker goes on with something else for long."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            leg.end("sealed", 1, episode=episode)
+            await until(subscription, MessagePart)
+            await trio.sleep(3600)
+            assert leg.closed.is_set()
+            assert 1 == scene.log(episode).last_seq
 
 
 @pytest.mark.parametrize("where", [HERE, ELSEWHERE])

@@ -7,10 +7,13 @@ import gc
 import attrs
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import ChatDeleted, ChatNotFound, ConfigurationError, StoreUnavailable, SubscriptionFailed
 from relaytrio._protocol import wire
+from relaytrio._protocol.burst import SEPARATOR
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
     CaughtUp,
@@ -23,6 +26,7 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
+from relaytrio._subscription import _framed
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
@@ -88,6 +92,20 @@ async def test_a_cursor_is_the_same_in_frames_as_in_events(autojump_clock: MockC
                     framed += wire.decode_frame(frame.data)
                     assert frame.cursor == framed[-1].cursor == other.cursor
         assert [wire.encode_event(event) for event in events] == [wire.encode_event(event) for event in framed]
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1), limit=st.integers(0, 200))
+def test_frames_of_events_are_cut_at_the_limit(sizes: list[int], limit: int) -> None:
+    """BOUNDED: the rows of a frame are within the limit, unless it is one alone; none is smaller than need be."""
+    events = tuple(CaughtUp(cursor=f"{number}".rjust(size, "x")) for number, size in enumerate(sizes))
+    frames = list(_framed(events, limit))
+    cut = [wire.decode_frame(frame.data) for frame in frames]
+    assert list(events) == [event for inside in cut for event in inside]
+    assert [inside[-1].cursor for inside in cut] == [frame.cursor for frame in frames]
+    weights = [len(frame.data) - len(b"[]") for frame in frames]
+    assert all(weight <= limit or len(inside) == 1 for weight, inside in zip(weights, cut, strict=True))
+    for weight, following in zip(weights, cut[1:], strict=False):
+        assert weight + len(SEPARATOR) + len(wire.encode_event(following[0])) > limit
 
 
 async def test_after_message_id_catches_up_without_repeats(autojump_clock: MockClock) -> None:
@@ -356,6 +374,30 @@ async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> 
             await until(subscription, Degraded, what="store", ok=False)
             await scene.finish("answer")
             assert "message" in kinds(await until(subscription, Status, status="waiting"))
+
+
+async def test_whoever_looks_again_waits_for_a_read_that_began_afterwards(autojump_clock: MockClock) -> None:
+    """What a read under way has seen may be older than the reason to look: it is the next one that counts."""
+
+    class Slow(MemoryStore):
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            view = await super().read_view(chat_id, base)
+            await trio.sleep(0.5)
+            return view
+
+    async with open_scene() as scene:
+        store = Slow()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            started = trio.current_time()
+            await subscription._watch.look_again()
+            assert pytest.approx(0.5) == trio.current_time() - started
+            subscription._watch.look()
+            await trio.sleep(0.1)
+            await subscription._watch.look_again()
+            assert pytest.approx(1.5) == trio.current_time() - started
 
 
 async def test_a_deleted_chat_ends_the_stream(autojump_clock: MockClock) -> None:

@@ -537,6 +537,121 @@ async def test_the_copy_at_hand_is_kept_while_its_leg_is_given_up(autojump_clock
             assert 1 == scene.log(episode).last_seq
 
 
+async def test_who_comes_back_at_once_is_followed_on_the_open_leg(autojump_clock: MockClock) -> None:
+    """A turn ends and its worker acquires the next within the 200 ms: the leg that was to be left stays."""
+    async with open_scene() as scene:
+        first = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, first, ["a"])
+            await until(subscription, MessagePart)
+            await scene.finish("a")
+            await trio.sleep(0.1)
+            await scene.send("next")
+            second = await scene.acquire(THERE)
+            assert second == (await leg.selected()).episode
+            await trio.sleep(60)
+            assert not leg.closed.is_set()
+            scene.feed(leg, second, ["b"])
+            await until(subscription, MessagePart, episode=second)
+            assert 1 == len(scene.dialer.dials)
+
+
+async def test_a_leg_that_ends_in_the_middle_is_a_lost_one(autojump_clock: MockClock) -> None:
+    """ALWAYS_RETRIES: a peer that closes properly, but too early, is dialed again, and told of if that lasts."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for _ in range(3):
+                leg = (await scene.dialer.next_dial()).complete()
+                await leg.selected()
+                leg.hang_up()
+            [*_, told] = await until(subscription, Degraded)
+            assert "replica there: the leg ended in the middle of an episode" == getattr(told, "message", None)
+
+
+@pytest.mark.parametrize("properly", [True, False])
+async def test_an_idle_leg_that_ends_is_no_failure(autojump_clock: MockClock, properly: bool) -> None:
+    """All that was wanted is here: nobody is told, nobody dials, and the next episode needs no delay."""
+    async with open_scene(dial_retry_seconds=8.0) as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for attempt in range(4):
+                leg = (await scene.dialer.next_dial()).complete()
+                leg.end("sealed", 0, episode=episode)
+                await wait_all_tasks_blocked()
+                if properly:
+                    leg.hang_up()
+                else:
+                    leg.drop()
+                assert "degraded" not in kinds(await at_hand(subscription, 60))
+                await scene.dialer.no_dial()
+                await scene.apply(BeginAttempt(run_id="run1", token=str(attempt)))
+                episode = await scene.live_episode()
+                started = trio.current_time()
+                await wait_all_tasks_blocked()
+                assert 1 == len(scene.dialer.pending_dials)
+                assert started == trio.current_time()
+
+
+async def test_what_breaks_again_is_told_again(autojump_clock: MockClock) -> None:
+    """GAPS_ARE_TOLD: each time the relay stops to work, and each time it works again, and why."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for number in range(3):
+                (await scene.dialer.next_dial()).fail(ReplicaNotFound(THERE, "no"))
+                [*_, broken] = await until(subscription, Degraded)
+                leg = (await scene.dialer.next_dial()).complete()
+                scene.feed(leg, episode, ["x"], first_seq=number + 1)
+                [*_, works] = await until(subscription, Degraded)
+                expected = [(False, "replica there: no"), (True, "parts arrive again")]
+                assert expected == [(getattr(told, "ok", 0), getattr(told, "message", 0)) for told in (broken, works)]
+                leg.drop()
+
+
+@pytest.mark.parametrize(("brings", "failures"), [("a new row", 0), ("a known row", 2), ("a foreign row", 2)])
+async def test_only_a_row_that_was_asked_for_resets_the_retry(
+    autojump_clock: MockClock, brings: str, failures: int
+) -> None:
+    """A peer that accepts every leg and gives nothing of use is dialed ever more slowly."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe():
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            await wait_all_tasks_blocked()
+            leg.drop()
+            (await scene.dialer.next_dial()).fail()
+            leg = (await scene.dialer.next_dial()).complete()
+            of = attrs.evolve(episode, run_id="foreign") if brings == "a foreign row" else episode
+            scene.feed(leg, of, ["x"], first_seq=1 if brings == "a known row" else 2)
+            await wait_all_tasks_blocked()
+            started = trio.current_time()
+            leg.drop()
+            await scene.dialer.next_dial()
+            assert pytest.approx(0.999 * 0.5 * 2**failures) == trio.current_time() - started
+
+
+async def test_who_has_a_leg_again_does_not_rest(autojump_clock: MockClock) -> None:
+    """A viewer that was waiting to dial, and has a leg since, is one that others live on."""
+    async with open_scene(dial_retry_seconds=15.0) as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as waiting:
+            hanging = await scene.dialer.next_dial()
+            async with scene.subscribe():
+                (await scene.dialer.next_dial()).fail()
+                leg = (await scene.dialer.next_dial()).complete()
+                scene.feed(leg, episode, ["a"])
+                hanging.fail()
+                await until(waiting, MessagePart)
+                await wait_all_tasks_blocked()
+                started = trio.current_time()
+            await scene.dialer.next_dial()
+            assert started == trio.current_time()
+
+
 @pytest.mark.parametrize("where", [HERE, ELSEWHERE])
 async def test_a_degradation_ends_with_its_worker(autojump_clock: MockClock, where: str) -> None:
     """What was told of one worker does not stand when the chat has moved on."""

@@ -285,12 +285,14 @@ class _Following:
                 refusals += 1
                 await self._after_refusal(target, refusal, refusals)
             except _NotOwner:
+                refusals = 0
                 await self._params.look_again()
                 # One immediate dial for each version of the chat that still names this worker.
                 if target.version <= disowned_version:
                     await self._wait_to_retry(target, self._next_delay(target))
                 disowned_version = target.version
             except DialError as error:
+                refusals = 0  # only those in a row count: a leg may have been good for long before it was lost
                 await self._after_failure(target, error)
 
     async def _wait_until_wanted(self, target: _Target) -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from relaytrio._dialer import DialRequest
 from relaytrio._errors import (
     BadReplicaAddress,
     DialError,
@@ -30,7 +31,7 @@ from relaytrio._protocol.events import (
     Status,
 )
 from relaytrio._protocol.wire import EndReason
-from relaytrio._relay import RelayParams
+from relaytrio._relay import RelayCounts, RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
@@ -535,6 +536,50 @@ async def test_the_copy_at_hand_is_kept_while_its_leg_is_given_up(autojump_clock
             await trio.sleep(3600)
             assert leg.closed.is_set()
             assert 1 == scene.log(episode).last_seq
+
+
+@pytest.mark.parametrize("ends", ["lost", "not owner"])
+async def test_a_refusal_after_a_good_leg_is_the_first_again(autojump_clock: MockClock, ends: str) -> None:
+    """What was refused once, long ago, and worked since, is tried once more at once, and told to nobody."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            (await scene.dialer.next_dial()).fail(DialRefused(THERE, "401"))
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            events = await until(subscription, MessagePart)
+            if ends == "lost":
+                leg.drop()
+            else:
+                leg.end("not_owner", 1)
+            dial = await scene.dialer.next_dial()
+            started = trio.current_time()
+            dial.fail(DialRefused(THERE, "401"))
+            await scene.dialer.next_dial()
+            assert started == trio.current_time()
+            assert "degraded" not in kinds(events + await at_hand(subscription))
+
+
+async def test_a_dial_is_told_the_chat_the_worker_and_the_viewers_headers(autojump_clock: MockClock) -> None:
+    """What a dialer of one's own decides by; which headers go further is for it to say."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(cookie="a=b"):
+            assert DialRequest("c", THERE, {"cookie": "a=b"}) == (await scene.dialer.next_dial()).request
+
+
+async def test_legs_are_counted(autojump_clock: MockClock) -> None:
+    """An operator sees how many legs there are, and how many were opened and dialed."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(), scene.subscribe():
+            legs = [(await scene.dialer.next_dial()).complete() for _ in range(2)]
+            await wait_all_tasks_blocked()
+            assert RelayCounts(open=2, opened=2, dials=2) == scene.relay.counts
+            legs[0].drop()
+            (await scene.dialer.next_dial()).fail()
+            assert RelayCounts(open=1, opened=2, dials=3) == scene.relay.counts
+        assert RelayCounts(open=0, opened=2, dials=3) == scene.relay.counts
 
 
 async def test_who_comes_back_at_once_is_followed_on_the_open_leg(autojump_clock: MockClock) -> None:

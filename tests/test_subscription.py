@@ -312,6 +312,59 @@ async def test_parts_before_the_status_that_announces_them(autojump_clock: MockC
         assert ["status", "message_part"] == kinds(events)
 
 
+async def test_only_a_newer_episode_that_appears_is_a_reason_to_look(autojump_clock: MockClock) -> None:
+    """NO_LOSS, NO_SPIN: what this viewer cannot know yet is looked for at once; an older copy costs no read."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            self.reads += 1
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Counting()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.parts.make("c", attrs.evolve(episode, history_version=0))
+            await wait_all_tasks_blocked()
+            assert 1 == store.reads
+            scene.announcing = False
+            newer = await scene.acquire(HERE, dead=HERE)
+            scene.make_parts(newer, "a")
+            assert ["a"] == texts(await at_hand(subscription, 1))
+
+
+async def test_who_works_through_a_burst_lets_others_run(autojump_clock: MockClock) -> None:
+    """A checkpoint every 64 events, counted from the last wait, however many rows there are at hand."""
+
+    class Yields(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.count = 0
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.count += task is me
+
+    async with open_scene() as scene:
+        me = trio.lowlevel.current_task()
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.make_parts(episode, *map(str, range(200)))
+            await subscription.__anext__()
+            yields = Yields()
+            trio.lowlevel.add_instrument(yields)
+            counts = []
+            for _ in range(199):
+                await subscription.__anext__()
+                counts.append(yields.count)
+            trio.lowlevel.remove_instrument(yields)
+        assert [0] * 62 + [1] * 64 + [2] * 64 + [3] * 9 == counts
+
+
 async def test_no_row_after_the_turn_ended(autojump_clock: MockClock) -> None:
     """SUPERSEDED: rows that come after the message of their episode reach nobody."""
     async with open_scene() as scene:

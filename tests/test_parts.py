@@ -433,6 +433,18 @@ def test_the_size_is_that_of_the_rows(actions: list[tuple[int, str, int]]) -> No
             assert max(kept, default=0) <= 12
 
 
+def test_rows_are_counted_where_they_come_from() -> None:
+    """An operator sees how many rows were made here, and how many came over legs and were new."""
+    logs = sized()
+    log = logs.make("made", EPISODE)
+    log.append(rows(1, 2))
+    log.append(rows(3, 3))
+    with logs.filling("copied", EPISODE) as copy:
+        copy.extend(burst(1, 4))
+        copy.extend(burst(3, 6))
+    assert (3, 6) == (logs.rows_made, logs.rows_copied)
+
+
 def test_ten_thousand_readers_cost_no_queue() -> None:
     """Readers share what was joined for the first of them: memory does not grow with their number."""
     log = sized().make(CHAT, EPISODE)

@@ -538,7 +538,7 @@ async def test_the_copy_at_hand_is_kept_while_its_leg_is_given_up(autojump_clock
             assert 1 == scene.log(episode).last_seq
 
 
-@pytest.mark.parametrize("ends", ["lost", "not owner"])
+@pytest.mark.parametrize("ends", ["lost", "not owner", "idle"])
 async def test_a_refusal_after_a_good_leg_is_the_first_again(autojump_clock: MockClock, ends: str) -> None:
     """What was refused once, long ago, and worked since, is tried once more at once, and told to nobody."""
     async with open_scene() as scene:
@@ -550,8 +550,12 @@ async def test_a_refusal_after_a_good_leg_is_the_first_again(autojump_clock: Moc
             events = await until(subscription, MessagePart)
             if ends == "lost":
                 leg.drop()
-            else:
+            elif ends == "not owner":
                 leg.end("not_owner", 1)
+            else:
+                leg.end("sealed", 1)
+                await leg.closed.wait()
+                await scene.apply(BeginAttempt(run_id="run1", token="t"))
             dial = await scene.dialer.next_dial()
             started = trio.current_time()
             dial.fail(DialRefused(THERE, "401"))
@@ -601,6 +605,8 @@ async def test_who_comes_back_at_once_is_followed_on_the_open_leg(autojump_clock
             scene.feed(leg, second, ["b"])
             await until(subscription, MessagePart, episode=second)
             assert 1 == len(scene.dialer.dials)
+            leg.drop()
+            await scene.dialer.next_dial()
 
 
 async def test_a_leg_that_ends_in_the_middle_is_a_lost_one(autojump_clock: MockClock) -> None:

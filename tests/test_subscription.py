@@ -17,6 +17,7 @@ from relaytrio._protocol.burst import SEPARATOR
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
     CaughtUp,
+    Cursor,
     Degraded,
     HistoryReset,
     MessageEvent,
@@ -106,6 +107,12 @@ def test_frames_of_events_are_cut_at_the_limit(sizes: list[int], limit: int) -> 
     assert all(weight <= limit or len(inside) == 1 for weight, inside in zip(weights, cut, strict=True))
     for weight, following in zip(weights, cut[1:], strict=False):
         assert weight + len(SEPARATOR) + len(wire.encode_event(following[0])) > limit
+
+
+async def test_before_the_first_event_the_cursor_is_the_one_given(autojump_clock: MockClock) -> None:
+    """A viewer who leaves at once has had what it came with."""
+    async with open_scene() as scene, scene.subscribe("1-other") as subscription:
+        assert "1-other" == subscription.cursor
 
 
 async def test_after_message_id_catches_up_without_repeats(autojump_clock: MockClock) -> None:
@@ -402,6 +409,66 @@ async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: Mock
             events = await at_hand(subscription, 60)
         assert {"degraded", "status"} == set(kinds(events))
         assert [True] == [event.ok for event in events if isinstance(event, Degraded)]
+
+
+async def test_a_failed_read_is_made_again_soon_and_both_are_told(autojump_clock: MockClock) -> None:
+    """Neither a hint nor the poll is needed for it, and the viewer learns why it waited."""
+
+    class Failing(MemoryStore):
+        failing = False
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if self.failing:
+                self.failing = False
+                raise StoreUnavailable("no answer")
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Failing()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            store.failing = True
+            started = trio.current_time()
+            await scene.acquire(HERE)
+            events = await until(subscription, Status)
+            assert trio.current_time() - started <= scene.replica.settings.store_retry_seconds
+            events += await at_hand(subscription)
+        told = [(event.ok, event.message) for event in events if isinstance(event, Degraded)]
+        assert [(False, "no answer"), (True, "the store answers again")] == told
+
+
+async def test_an_idle_chat_is_read_no_more(autojump_clock: MockClock) -> None:
+    """NO_SPIN: the poll compares with what this viewer has read, with and without messages in its last view."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            self.reads += 1
+            return await super().read_view(chat_id, base)
+
+    async with open_scene(page_messages=1) as scene:
+        store = Counting()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        await scene.acquire(HERE)
+        await scene.finish("answer")
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            before = store.reads
+            await trio.sleep(3600)
+            assert before == store.reads
+            await scene.send("next")
+            await scene.acquire(HERE)
+            await until(subscription, Status, status="running", worker_id=HERE)
+            before = store.reads
+            await trio.sleep(3600)
+            assert before == store.reads
+            scene.announcing = False
+            await scene.finish("unheard")
+            await until(subscription, MessageEvent, cursor=str(Cursor(scene.last)))
 
 
 async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> None:

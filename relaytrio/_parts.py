@@ -275,7 +275,7 @@ class PartLogs:
         while self.size_bytes > target:
             largest = max(self._logs.values(), key=lambda log: log.size_bytes)
             before = largest.size_bytes
-            largest._shrink_to(max(0, before - (self.size_bytes - target), before // 2))
+            largest._shrink_to(max(before - (self.size_bytes - target), before // 2))
             if largest.size_bytes == before:
                 return
 

@@ -301,6 +301,7 @@ class _Following:
                 refusals += 1
                 await self._after_refusal(target, refusal, refusals)
             except _NotOwner:
+                refusals = 0
                 since = target.changes
                 await self._look_again()
                 # One immediate dial for each version of the chat that still names this worker.
@@ -308,6 +309,7 @@ class _Following:
                     await self._wait_to_retry(target, self._next_delay(target), since)
                 disowned_version = target.version
             except DialError as error:
+                refusals = 0  # only those in a row count: a leg may have been good for long before it was lost
                 await self._after_failure(target, error)
 
     async def _wait_until_wanted(self, target: _Target) -> None:

@@ -217,7 +217,7 @@ class Frames:
         return self
 
     async def __anext__(self) -> Frame:
-        """The next frame: at most `burst_bytes`, but for a single event that is larger. A checkpoint when it waits."""
+        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint when it waits."""
         while True:
             for frame in self._frames:
                 self._subscription.cursor = frame.cursor

@@ -59,6 +59,7 @@ class RelayParams:
 
     chat_id: str
     first_view: View
+    """The one that says that the chat runs elsewhere."""
     replica_id: str
     """This replica: a chat that runs here needs no leg."""
     notifications: Latest[StatusNotification]
@@ -79,7 +80,11 @@ class Relay(Protocol):
     """Anything that keeps the local copies of remote episodes' logs filled."""
 
     def open(self, params: RelayParams) -> AbstractAsyncContextManager[None]:
-        """Work for one subscription for as long as the context lasts."""
+        """Work for one subscription for as long as the context lasts.
+
+        It is opened when the chat begins to run elsewhere, and left when it has not for `idle_leg_seconds`, or with the
+        subscription.
+        """
 
 
 @attrs.define

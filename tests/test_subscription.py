@@ -31,7 +31,7 @@ from relaytrio._subscription import _framed
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
-from tests.scene import HERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
+from tests.scene import HERE, THERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
 
 
 async def test_a_viewer_gets_history_state_and_local_parts_in_order(autojump_clock: MockClock) -> None:
@@ -63,6 +63,18 @@ async def test_last_parts_go_before_the_message(autojump_clock: MockClock) -> No
             await scene.finish("abcdef")
             events = await until(subscription, MessageEvent)
         assert list("abcdef") == texts(events)
+
+
+async def test_a_message_waits_for_no_log_that_is_not_here(autojump_clock: MockClock) -> None:
+    """NEVER_HANGS: where no part of an episode can come from, its message comes at once."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(relay=False) as subscription:
+            await until(subscription, CaughtUp)
+            started = trio.current_time()
+            await scene.finish("answer")
+            await until(subscription, MessageEvent)
+            assert started == trio.current_time()
 
 
 async def test_a_resumed_viewer_gets_exactly_the_rest(autojump_clock: MockClock) -> None:
@@ -431,7 +443,7 @@ async def test_a_failed_read_is_made_again_soon_and_both_are_told(autojump_clock
             await until(subscription, CaughtUp)
             store.failing = True
             started = trio.current_time()
-            await scene.acquire(HERE)
+            await scene.send("more")
             events = await until(subscription, Status)
             assert trio.current_time() - started <= scene.replica.settings.store_retry_seconds
             events += await at_hand(subscription)

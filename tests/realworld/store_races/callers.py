@@ -169,6 +169,9 @@ class Caller:
                 nursery.start_soon(self._asker.ask, chat_id, command, key)
             record = await self._asker.ask(chat_id, command, key)
         self._hear(chat_id, command, record)
+        if key is not None and isinstance(command, SendMessage) and self._random.random() < OTHER_CONTENT:
+            other = attrs.evolve(command, content=text(self._new_name()))
+            await self._asker.ask(chat_id, other, self._key(chat_id, key.key, other))
         if REPEATED_BESIDE <= chance < REPEATED_BESIDE + REPEATED_AFTER:
             await self._asker.ask(chat_id, command, key)
 
@@ -185,12 +188,11 @@ class Caller:
         return Acquire(worker_id=self._asker.who, run_id=self._new_name(), dead_worker_id=dead), None
 
     def _shared(self, chat_id: str) -> tuple[Command, IdempotencyKey]:
-        """What all processes ask under one of the keys of this moment; now and then something else, to be refused."""
+        """What all processes ask under one of the keys of this moment."""
         number = int(time.monotonic() * KEYS_A_SECOND) // KEYS_AT_A_TIME * KEYS_AT_A_TIME
         name = f"{chat_id}.k{number + self._random.randrange(KEYS_AT_A_TIME)}"
         when_busy = Random(name).choice(WAYS)
-        other = self._random.random() < OTHER_CONTENT
-        command = SendMessage(content=text(f"{name}.{self._new_name()}" if other else name), when_busy=when_busy)
+        command = SendMessage(content=text(name), when_busy=when_busy)
         return command, self._key(chat_id, name, command)
 
     def _key(self, chat_id: str, name: str, command: Command) -> IdempotencyKey:

@@ -142,7 +142,8 @@ def _race(job: Job, drivers: list[subprocess.Popen[str]], folder: Path) -> list[
         process.stdin.write(msgspec.json.encode(attrs.evolve(job, path=str(path))).decode() + "\n")
         process.stdin.flush()
     for process in drivers:
-        assert "done" == _line_of(process)
+        if _line_of(process) != "done":
+            raise AssertionError(f"{process.args!r} ended with {process.wait()}")
     records = [record for path in paths for record in read(path)]
     for path in paths:
         path.unlink()

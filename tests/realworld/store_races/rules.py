@@ -218,8 +218,9 @@ def _ids(history: ChatHistory) -> Iterator[Violation]:
     elif not history.perhaps and ids != list(range(1, next_id)):
         yield history.violation("MESSAGES", f"{len(ids)} ids were given, not in order up to {next_id - 1}")
     if not history.perhaps:
+        told = set(given)
         for message in history.final.messages:
-            if (message.id, message.stamp, message.version) not in given:
+            if (message.id, message.stamp, message.version) not in told:
                 yield history.violation("MESSAGES", f"nobody was told of {message}")
     yield from _once(history, "message", history.final.messages)
     yield from _once(history, "entry", history.final.queue)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from . import races
+from . import races, takeover
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main}
+BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main, "takeover": takeover.main}
 
 
 def main(names: Sequence[str]) -> int:

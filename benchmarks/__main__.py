@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from . import races, stores
+from . import races, stores, takeover
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main, **stores.BENCHMARKS}
+BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main, "takeover": takeover.main, **stores.BENCHMARKS}
 
 
 def main(names: Sequence[str]) -> int:

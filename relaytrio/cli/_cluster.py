@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class ReplicaProcess:
         log: Path,
         lifeline: int,
         http: httpx.AsyncClient,
-        store_url: str,
+        environment: Mapping[str, str],
     ) -> None:
         self.spec = spec
         self.number = spec.number
@@ -76,8 +76,7 @@ class ReplicaProcess:
         """New at each start."""
         self.log = log
         self._command = command
-        # The command line is everybody's to read on this machine, and the URL may hold a password.
-        self._environment = {**os.environ, STORE_VARIABLE: store_url}
+        self._environment = {**os.environ, **environment}
         self._lifeline = lifeline
         self._http = http
         self._process: trio.Process | None = None
@@ -207,26 +206,30 @@ async def open_cluster(
     *,
     store_url: str | None = None,
     serve_options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> AsyncIterator[Cluster]:
     """Replica processes on loopback, all ready; ended and cleared away when the context is left, however it is left.
 
-    `store_url` is a database that they share, else a SQLite file in the folder. `serve_options` go to each of them.
-    Logs are `replica-N.log` in `log_dir`, else in the folder, which is removed. At the end they have `grace_seconds`
-    to hand their chats over. Raises `ClusterFailed`, and `NotDone` where a port is taken.
+    `store_url` is a database that they share, else a SQLite file in the folder. `serve_options` go to each of them, and
+    `environment` is added to what they have of this process. Logs are `replica-N.log` in `log_dir`, else in the folder,
+    which is removed. At the end they have `grace_seconds` to hand their chats over. Raises `ClusterFailed`, and
+    `NotDone` where a port is taken.
     """
     ports = choose_ports([spec.port for spec in specs])
     with _temporary_folder() as folder, _lifeline() as lifeline:
         cluster = Cluster(folder, store_url or f"sqlite:///{folder / 'chat.db'}")
         secret = _secret_file(folder)
+        # By the environment: the command line is everybody's to read on this machine, and the URL may hold a password.
+        environment = {**(environment or {}), STORE_VARIABLE: cluster.store_url}
         # Straight to loopback: no proxy of the environment has a part in it.
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
             for spec, port in zip(specs, ports, strict=True):
                 url = f"http://{HOST}:{port}"
                 command = _command(spec, url, secret, serve_options)
                 log = (log_dir or folder) / f"replica-{spec.number}.log"
-                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http, cluster.store_url))
+                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http, environment))
             try:
                 await cluster._start()
                 yield cluster

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from . import races
+from . import fanout, races
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main}
+BENCHMARKS: dict[str, Callable[[], None]] = {"fanout": fanout.main, "races": races.main}
 
 
 def main(names: Sequence[str]) -> int:

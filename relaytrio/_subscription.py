@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -26,7 +26,7 @@ from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFa
 from ._hints import Hints, Trouble
 from ._latest import Latest
 from ._nursery import BodyNursery
-from ._parts import PartLogs
+from ._parts import PartLog, PartLogs
 from ._protocol import wire
 from ._protocol.burst import Burst
 from ._protocol.events import Cursor, Degraded, Episode, Event
@@ -35,7 +35,7 @@ from ._protocol.retry import Backoff
 from ._relay import Relay, RelayParams, StatusNotification
 from ._seams import seam
 from ._settings import Settings
-from ._wakeup import Wakeup
+from ._wakeup import Announced, Wakeup
 from .stores._base import Fingerprint, Store, View
 
 ROOM_BURSTS = 2
@@ -52,8 +52,14 @@ class Frame:
     cursor: str
 
 
-_Item: TypeAlias = tuple[str, Burst | tuple[Event, ...]]
-"""What merge hands to the viewer: the cursor after it, and rows as they are in the log, or other events."""
+Taken: TypeAlias = Burst | tuple[Event, ...]
+"""What a viewer gets next: rows as they are in the log, or other events."""
+_Item: TypeAlias = tuple[str, Taken]
+"""What merge hands to the viewer: the cursor after it, and that."""
+
+
+WatchingLog: TypeAlias = Callable[[str, Episode], AbstractContextManager[None]]
+"""Watches the log of that chat's episode, for as long as the context lasts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +85,8 @@ class Subscription:
 
     Entering reads the store once, and raises `ChatNotFound` or `StoreUnavailable`. An exception of the body leaves as
     it is; if a task of the engine fails, the body is cancelled and `SubscriptionFailed` is raised, with its cause.
+
+    A server that carries many streams in one task asks for `pulled` instead, before it enters.
     """
 
     def __init__(self, replica: ReplicaParts, chat_id: str, cursor: Cursor, headers: Mapping[str, str]) -> None:
@@ -93,6 +101,7 @@ class Subscription:
         self._decoded: Iterator[Event] = iter(())
         self._since_checkpoint = 0
         self._taking = False
+        self._pulled = False
         self._resources = ExitStack()
         self._nursery = BodyNursery(lambda: SubscriptionFailed(f"the subscription to chat {chat_id} failed"))
 
@@ -105,7 +114,8 @@ class Subscription:
             await self._nursery.__aenter__()
             self._resources = resources.pop_all()
         self._nursery.start_soon(self._watch.run)
-        self._nursery.start_soon(self._merge.run)
+        if not self._pulled:
+            self._nursery.start_soon(self._merge.run)
         if self._replica.relay is not None:
             self._nursery.start_soon(self._run_relay, self._replica.relay, first)
         return self
@@ -116,6 +126,8 @@ class Subscription:
         with self._resources:
             self._watch.notifications.close()
             self._merge.received.close()
+            if self._pulled:
+                self._merge.forget_log()
             return await self._nursery.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - it cancels its own tasks
 
     def __aiter__(self) -> Self:
@@ -137,6 +149,17 @@ class Subscription:
     def frames(self) -> Frames:
         """The stream as ready frames."""
         return Frames(self)
+
+    def pulled(self, news: Callable[[], None], watching: WatchingLog | None = None) -> Pulled:
+        """The stream without a task and a channel of its own. `news`, synchronous, is called when to look for more.
+
+        With `watching` it is not called when the live episode's log changes: the context that this gives watches it.
+        Once, before the subscription is entered; it cannot be iterated over then.
+        """
+        self._pulled = True
+        self._merge.watching = watching or self._merge.watching
+        self._watch.news = Announced(news)
+        return Pulled(self._merge, self._watch, self._progress)
 
     async def _hand_over(self, event: Event) -> Event:
         self._since_checkpoint += 1
@@ -198,10 +221,48 @@ class Frames:
             if isinstance(burst_or_events, Burst):
                 self._frames = iter([Frame(b"[%b]" % burst_or_events.rows, cursor)])
             else:
-                self._frames = _framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
+                self._frames = framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
 
 
-def _framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+class Pulled:
+    """A subscription's stream for whoever takes it when told that there is news. All of it is synchronous."""
+
+    def __init__(self, merge: _Merge, watch: _Watch, progress: Progress) -> None:
+        self._merge = merge
+        self._watch = watch
+        self._progress = progress
+
+    def next(self) -> Taken | None:
+        """What the viewer gets next; None: nothing for now. What was given counts as had."""
+        return self._merge.next()
+
+    @property
+    def more(self) -> bool:
+        """Whether to ask again at once: there may be more, and no news of it."""
+        return self._watch.view is not None or self._merge.has_rows
+
+    @property
+    def has_all_rows(self) -> int | None:
+        """The seq up to which the viewer has the live episode, if that is all that its log has; None: it is not."""
+        return self._progress.seq if self._merge.has_all_rows else None
+
+    def had(self, seq: int) -> None:
+        """The viewer has had the live episode's rows up to this seq, in another way."""
+        self._progress.seq = seq
+
+    @property
+    def look_at(self) -> float | None:
+        """When to look again though no news came, in Trio's time."""
+        return self._merge.hold_until
+
+    @property
+    def ending(self) -> Exception | None:
+        """Why nothing more will come, once `next` has given all there was."""
+        return self._watch.ending
+
+
+def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+    """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
     rows: list[bytes] = []
     size, cursor = 0, ""
     for event in events:
@@ -337,13 +398,17 @@ class _Merge:
     """Decides what the viewer gets next, and waits for nothing but the viewer."""
 
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress, watch: _Watch) -> None:
+        self.watching: WatchingLog = lambda chat_id, episode: replica.parts.watching(chat_id, episode, watch.news.set)
         self._out, self.received = trio.open_memory_channel[_Item](ROOM_BURSTS)
         self._replica = replica
         self._chat_id = chat_id
         self._progress = progress
         self._watch = watch
         self._told: dict[Trouble, bool] = {}
-        self._hold_until: float | None = None
+        self.hold_until: float | None = None
+        """Until when a view waits for the last parts."""
+        self._log: PartLog | None = None
+        self._log_of: Episode | None = None
         self._log_watched: Episode | None = None
         self._log_watch = ExitStack()
 
@@ -351,8 +416,9 @@ class _Merge:
         """Send what is to be sent, until the stream ends."""
         with self._out, self._log_watch:
             while True:
-                item = self._next()
-                if item is not None:
+                taken = self.next()
+                if taken is not None:
+                    item = (str(self._progress.cursor), taken)
                     await seam("taken, not sent", chat_id=self._chat_id, replica_id=self._replica.replica_id)
                     try:
                         await self._out.send(item)
@@ -363,11 +429,11 @@ class _Merge:
                 else:
                     await self._wait()
 
-    def _next(self) -> _Item | None:
+    def next(self) -> Taken | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""
         troubles = self._take_troubles()
         if troubles:
-            return self._item(troubles)
+            return troubles
         view = self._watch.view
         if view is not None and not self._progress.fits(view):
             self._watch.view = None
@@ -375,12 +441,12 @@ class _Merge:
         elif view is not None and not self._must_hold(view):
             events = self._take(view)
             if events:
-                return self._item(tuple(events))
+                return tuple(events)
         return self._next_rows()
 
     def _take(self, view: View) -> list[Event]:
         self._watch.view = None
-        self._hold_until = None
+        self.hold_until = None
         events = self._progress.take(view)
         if view.more:
             self._watch.look()
@@ -397,24 +463,25 @@ class _Merge:
             return False
         if log.ended:
             return log.last_seq > self._progress.seq
-        if self._hold_until is None:
-            self._hold_until = trio.current_time() + self._replica.settings.end_of_episode_seconds
-        return trio.current_time() < self._hold_until
+        if self.hold_until is None:
+            self.hold_until = trio.current_time() + self._replica.settings.end_of_episode_seconds
+        return trio.current_time() < self.hold_until
 
-    def _next_rows(self) -> _Item | None:
-        live = self._progress.live
-        log = None if live is None else self._replica.parts.find(self._chat_id, live)
+    def _next_rows(self) -> Taken | None:
+        log = self._live_log()
         burst = None if log is None else log.read(self._progress.seq, self._replica.settings.burst_bytes)
         if log is None or burst is None:
             return None
         if burst.truncated:
             # One thing at a time: the reset first, the rows with the next look.
             reset = self._progress.skip_lost(burst.first_seq, log.lost)
-            return self._item((reset,))
+            return (reset,)
         self._progress.take_rows(burst)
-        return self._item(burst)
+        return burst
 
     def _take_troubles(self) -> tuple[Event, ...]:
+        if not self._watch.troubles:
+            return ()
         events: list[Event] = []
         if self._progress.base.stamp is None:
             return ()  # before the first view the viewer's cursor is not whole: no event can carry it
@@ -427,8 +494,30 @@ class _Merge:
         self._watch.troubles.clear()
         return tuple(events)
 
-    def _item(self, burst_or_events: Burst | tuple[Event, ...]) -> _Item:
-        return (str(self._progress.cursor), burst_or_events)
+    @property
+    def has_rows(self) -> bool:
+        """Whether the live episode has rows that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq > self._progress.seq
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether the live episode has a log here, and no row in it that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq == self._progress.seq
+
+    def _live_log(self) -> PartLog | None:
+        """The live episode's log, if there is one here. Looked up once: it is asked for with every burst."""
+        live, log = self._progress.live, self._log
+        if log is None or log.forgotten or live is not self._log_of:
+            log = self._log = None if live is None else self._replica.parts.find(self._chat_id, live)
+            self._log_of = live
+        return log
+
+    def forget_log(self) -> None:
+        """Nobody takes anything any more. Twice is fine."""
+        self._log = None
+        self._log_watch.close()
 
     def _watch_log(self, episode: Episode | None) -> None:
         if episode == self._log_watched:
@@ -436,12 +525,11 @@ class _Merge:
         self._log_watch.close()
         self._log_watched = episode
         if episode is not None:
-            watching = self._replica.parts.watching(self._chat_id, episode, self._watch.news.set)
-            self._log_watch.enter_context(watching)
+            self._log_watch.enter_context(self.watching(self._chat_id, episode))
 
     async def _wait(self) -> None:
-        if self._hold_until is None:
+        if self.hold_until is None:
             await self._watch.news.wait()
             return
-        with trio.move_on_at(self._hold_until):
+        with trio.move_on_at(self.hold_until):
             await self._watch.news.wait()

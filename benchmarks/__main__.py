@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from . import races, stores, takeover
+from . import fanout, races, stores, takeover
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main, "takeover": takeover.main, **stores.BENCHMARKS}
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "fanout": fanout.main,
+    "races": races.main,
+    "takeover": takeover.main,
+    **stores.BENCHMARKS,
+}
 
 
 def main(names: Sequence[str]) -> int:

@@ -38,6 +38,8 @@ class PartLog:
         self.episode = episode
         self.made_here = made_here
         self.sealed = False
+        self.forgotten = False
+        """No longer among this replica's logs: another one may have its place."""
         self.lost: Literal["truncated", "gap"] = "truncated"
         """Why the rows before `first_seq` are not here, for readers that have not had them."""
         self.size_bytes = 0
@@ -231,6 +233,7 @@ class PartLogs:
     def _forget(self, key: Key) -> None:
         del self._ended_at[key]
         log = self._logs.pop(key)
+        log.forgotten = True
         self.size_bytes -= log.size_bytes
         self._wake(key)
 

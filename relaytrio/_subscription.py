@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -26,7 +26,7 @@ from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFa
 from ._hints import Hints, Trouble
 from ._latest import Latest
 from ._nursery import BodyNursery
-from ._parts import PartLogs
+from ._parts import PartLog, PartLogs
 from ._protocol import wire
 from ._protocol.burst import Burst
 from ._protocol.events import Cursor, Degraded, Episode, Event
@@ -36,7 +36,7 @@ from ._relay import Relay, RelayParams, StatusNotification
 from ._seams import seam
 from ._settings import Settings
 from ._shared_reads import SharedReads
-from ._wakeup import Wakeup
+from ._wakeup import Announced, Wakeup
 from .stores._base import Fingerprint, Store, View
 
 EVENTS_PER_CHECKPOINT = 64
@@ -51,8 +51,12 @@ class Frame:
     cursor: str
 
 
-_Item: TypeAlias = tuple[str, Burst | tuple[Event, ...]]
-"""What merge hands to the viewer: the cursor after it, and rows as they are in the log, or other events."""
+Taken: TypeAlias = Burst | tuple[Event, ...]
+"""What a viewer gets next: rows as they are in the log, or other events."""
+_Item: TypeAlias = tuple[str, Taken]
+"""The cursor after it, and that."""
+WatchingLog: TypeAlias = Callable[[str, Episode], AbstractContextManager[None]]
+"""Watches the log of that chat's episode, for as long as the context lasts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +146,16 @@ class Subscription:
         """The stream as ready frames."""
         return Frames(self)
 
+    def pulled(self, news: Callable[[], None], watching: WatchingLog | None = None) -> Pulled:
+        """The stream for whoever does not wait for it. `news`, synchronous, is called when to look for more.
+
+        With `watching` it is not called when the live episode's log changes: the context that this gives watches it.
+        Once, before the subscription is entered; it cannot be iterated over then.
+        """
+        self._merge.watching = watching or self._merge.watching
+        self._watch.news = Announced(news)
+        return Pulled(self._merge, self._watch, self._progress)
+
     async def _hand_over(self, event: Event) -> Event:
         self._since_checkpoint += 1
         if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
@@ -226,10 +240,48 @@ class Frames:
             if isinstance(burst_or_events, Burst):
                 self._frames = iter([Frame(b"[%b]" % burst_or_events.rows, cursor)])
             else:
-                self._frames = _framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
+                self._frames = framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
 
 
-def _framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+class Pulled:
+    """A subscription's stream for whoever takes it when told that there is news. All of it is synchronous."""
+
+    def __init__(self, merge: _Merge, watch: _Watch, progress: Progress) -> None:
+        self._merge = merge
+        self._watch = watch
+        self._progress = progress
+
+    def next(self) -> Taken | None:
+        """What the viewer gets next; None: nothing for now. What was given counts as had."""
+        return self._merge.next()
+
+    @property
+    def more(self) -> bool:
+        """Whether to ask again at once: there may be more, and no news of it."""
+        return self._watch.view is not None or self._merge.has_rows
+
+    @property
+    def has_all_rows(self) -> int | None:
+        """The seq up to which the viewer has the live episode, if that is all that its log has; None: it is not."""
+        return self._progress.seq if self._merge.has_all_rows else None
+
+    def had(self, seq: int) -> None:
+        """The viewer has had the live episode's rows up to this seq, in another way."""
+        self._progress.seq = seq
+
+    @property
+    def look_at(self) -> float | None:
+        """When to look again though no news came, in Trio's time."""
+        return self._merge.hold_until
+
+    @property
+    def ending(self) -> Exception | None:
+        """Why nothing more will come, once `next` has given all there was."""
+        return self._watch.ending
+
+
+def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+    """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
     rows: list[bytes] = []
     size, cursor = 0, ""
     for event in events:
@@ -401,7 +453,11 @@ class _Merge:
         self._progress = progress
         self._watch = watch
         self._told: dict[Trouble, bool] = {}
-        self._hold_until: float | None = None
+        self.watching: WatchingLog = lambda chat_id, episode: replica.parts.watching(chat_id, episode, watch.news.set)
+        self.hold_until: float | None = None
+        """Until when a view waits for the last parts."""
+        self._log: PartLog | None = None
+        self._log_of: Episode | None = None
         self._log_watched: Episode | None = None
         self._log_watch = ExitStack()
 
@@ -409,6 +465,7 @@ class _Merge:
         return self
 
     def __exit__(self, *details: object) -> None:
+        self._log = None
         self._log_watch.close()
 
     async def take(self) -> _Item:
@@ -419,7 +476,7 @@ class _Merge:
         await seam("asked, not taken", chat_id=self._chat_id, replica_id=self._replica.replica_id)
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
-        while (item := self._next()) is None:
+        while (taken := self.next()) is None:
             if self._watch.closed:
                 raise trio.ClosedResourceError("the subscription was left")
             if self._watch.ending is not None:
@@ -429,13 +486,13 @@ class _Merge:
         if not waited:
             # Shielded: it is already taken, and a cancelled viewer resumes from its cursor.
             await trio.lowlevel.cancel_shielded_checkpoint()
-        return item
+        return str(self._progress.cursor), taken
 
-    def _next(self) -> _Item | None:
+    def next(self) -> Taken | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""
         troubles = self._take_troubles()
         if troubles:
-            return self._item(troubles)
+            return troubles
         view = self._watch.view
         if view is not None and not self._progress.fits(view):
             self._watch.view = None
@@ -443,12 +500,12 @@ class _Merge:
         elif view is not None and not self._must_hold(view):
             events = self._take(view)
             if events:
-                return self._item(tuple(events))
+                return tuple(events)
         return self._next_rows()
 
     def _take(self, view: View) -> list[Event]:
         self._watch.view = self._watch.over_since = None
-        self._hold_until = None
+        self.hold_until = None
         events = self._progress.take(view)
         if view.more:
             self._watch.look()
@@ -468,23 +525,24 @@ class _Merge:
         over_since = self._watch.over_since
         if over_since is None:
             return False
-        self._hold_until = over_since + self._replica.settings.end_of_episode_seconds
-        return trio.current_time() < self._hold_until
+        self.hold_until = over_since + self._replica.settings.end_of_episode_seconds
+        return trio.current_time() < self.hold_until
 
-    def _next_rows(self) -> _Item | None:
-        live = self._progress.live
-        log = None if live is None else self._replica.parts.find(self._chat_id, live)
+    def _next_rows(self) -> Taken | None:
+        log = self._live_log()
         burst = None if log is None else log.read(self._progress.seq, self._replica.settings.burst_bytes)
         if log is None or burst is None:
             return None
         if burst.truncated:
             # One thing at a time: the reset first, the rows with the next look.
             reset = self._progress.skip_lost(burst.first_seq, log.lost)
-            return self._item((reset,))
+            return (reset,)
         self._progress.take_rows(burst)
-        return self._item(burst)
+        return burst
 
     def _take_troubles(self) -> tuple[Event, ...]:
+        if not self._watch.troubles:
+            return ()
         events: list[Event] = []
         if self._progress.base.stamp is None:
             return ()  # before the first view the viewer's cursor is not whole: no event can carry it
@@ -497,8 +555,25 @@ class _Merge:
         self._watch.troubles.clear()
         return tuple(events)
 
-    def _item(self, burst_or_events: Burst | tuple[Event, ...]) -> _Item:
-        return (str(self._progress.cursor), burst_or_events)
+    @property
+    def has_rows(self) -> bool:
+        """Whether the live episode has rows that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq > self._progress.seq
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether the live episode has a log here, and no row in it that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq == self._progress.seq
+
+    def _live_log(self) -> PartLog | None:
+        """The live episode's log, if there is one here. Looked up once: it is asked for with every burst."""
+        live, log = self._progress.live, self._log
+        if log is None or log.forgotten or live is not self._log_of:
+            log = self._log = None if live is None else self._replica.parts.find(self._chat_id, live)
+            self._log_of = live
+        return log
 
     def _watch_log(self, episode: Episode | None) -> None:
         if episode == self._log_watched:
@@ -506,12 +581,11 @@ class _Merge:
         self._log_watch.close()
         self._log_watched = episode
         if episode is not None:
-            watching = self._replica.parts.watching(self._chat_id, episode, self._watch.news.set)
-            self._log_watch.enter_context(watching)
+            self._log_watch.enter_context(self.watching(self._chat_id, episode))
 
     async def _wait(self) -> None:
-        if self._hold_until is None:
+        if self.hold_until is None:
             await self._watch.news.wait()
             return
-        with trio.move_on_at(self._hold_until):
+        with trio.move_on_at(self.hold_until):
             await self._watch.news.wait()

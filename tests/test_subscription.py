@@ -27,7 +27,7 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
-from relaytrio._subscription import _framed
+from relaytrio._subscription import framed
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
@@ -111,7 +111,7 @@ async def test_a_cursor_is_the_same_in_frames_as_in_events(autojump_clock: MockC
 def test_frames_of_events_are_cut_at_the_limit(sizes: list[int], limit: int) -> None:
     """BOUNDED: the rows of a frame are within the limit, unless it is one alone; none is smaller than need be."""
     events = tuple(CaughtUp(cursor=f"{number}".rjust(size, "x")) for number, size in enumerate(sizes))
-    frames = list(_framed(events, limit))
+    frames = list(framed(events, limit))
     cut = [wire.decode_frame(frame.data) for frame in frames]
     assert list(events) == [event for inside in cut for event in inside]
     assert [inside[-1].cursor for inside in cut] == [frame.cursor for frame in frames]

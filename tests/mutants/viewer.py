@@ -56,7 +56,7 @@ MUTANTS = (
     Mutant(
         "a message waits for parts without a bound",
         "relaytrio/_subscription.py",
-        "        return trio.current_time() < self._hold_until",
+        "        return trio.current_time() < self.hold_until",
         "        return True",
         _RELAY,
         races=(11,),

@@ -1,23 +1,39 @@
-"""`python -m benchmarks [NAME ...]`: without a name, all of them."""
+"""`python -m benchmarks [--quick] [NAME ...]`: without a name, all of them.
+
+Prints a table, and puts the rows into `benchmarks/results/results.json` and the plots beside it; a quick run, whose
+figures are worth less, keeps nothing.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
+
 from . import races
+from ._report import Report, print_rows, save_rows
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"races": races.main}
+BENCHMARKS: dict[str, Callable[[Report], None]] = {
+    "races": races.main,
+}
 
 
-def main(names: Sequence[str]) -> int:
-    """Run the named ones; 2 if there is no such name."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the named ones; 2 if there is no such name. A target that was missed is in the table, and no failure."""
+    names = [argument for argument in arguments if argument != "--quick"]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    report = Report(quick="--quick" in arguments)
     for name in names or BENCHMARKS:
-        BENCHMARKS[name]()
+        with report.running(name):
+            BENCHMARKS[name](report)
+    if report.rows:
+        print_rows(report.rows, Console())
+    if not report.quick:
+        save_rows(report.rows)
     return 0
 
 

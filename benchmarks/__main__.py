@@ -11,10 +11,14 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from . import races
+from . import latency, many, races, relay, sending
 from ._report import Report, print_rows, save_rows
 
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
+    "relay": relay.main,
+    "sending": sending.main,
+    "latency": latency.main,
+    "many": many.main,
     "races": races.main,
 }
 

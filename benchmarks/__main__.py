@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from . import latency, many, races, relay, sending
+from . import idle, joining, latency, many, races, relay, sending
 from ._report import Report, print_rows, save_rows
 
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "sending": sending.main,
     "latency": latency.main,
     "many": many.main,
+    "joining": joining.main,
+    "idle": idle.main,
     "races": races.main,
 }
 

@@ -98,26 +98,22 @@ async def serving_parts(
         nursery.cancel_scope.cancel()
 
 
-async def store_of(port: int, chats: int, *, worker_id: str = WORKER) -> MemoryStore:
-    """A store in which that worker, on that port, runs so many chats."""
+async def store_of(port: int, chats: int, *, idle: bool = False) -> MemoryStore:
+    """A store in which the worker, on that port, runs so many chats; or nobody, for they are idle."""
     store = MemoryStore(settings=SETTINGS)
-    await register(store, worker_id, port)
+    await register(store, WORKER, port)
     for number in range(chats):
-        await add_chat(store, number, worker_id=worker_id)
+        chat_id, episode = chat_name(number), episode_of(number)
+        await store.create_chat(chat_id, Create(messages=() if idle else (user_message("Say something."),)))
+        if not idle:
+            outcome = await store.apply(chat_id, Acquire(worker_id=WORKER, run_id=episode.run_id))
+            assert outcome.chat.live_episode == episode
     return store
 
 
 async def register(store: Store, worker_id: str, port: int) -> None:
     """A worker that can be dialed there."""
     await store.register(Replica(id=worker_id, address=f"http://127.0.0.1:{port}", version=VERSION))
-
-
-async def add_chat(store: Store, number: int, *, worker_id: str = WORKER) -> None:
-    """One more chat that runs at that worker."""
-    chat_id, episode = chat_name(number), episode_of(number)
-    await store.create_chat(chat_id, Create(messages=(user_message("Say something."),)))
-    outcome = await store.apply(chat_id, Acquire(worker_id=worker_id, run_id=episode.run_id))
-    assert outcome.chat.live_episode == episode
 
 
 @asynccontextmanager

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from . import idle, joining, latency, many, races, relay, sending
+from . import growth, idle, joining, latency, many, races, relay, sending
+from ._plot import save_plots
 from ._report import Report, print_rows, save_rows
 
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "many": many.main,
     "joining": joining.main,
     "idle": idle.main,
+    "growth": growth.main,
     "races": races.main,
 }
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     if report.rows:
         print_rows(report.rows, Console())
     if not report.quick:
-        save_rows(report.rows)
+        save_plots(report.curves, save_rows(report.rows))
     return 0
 
 

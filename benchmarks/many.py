@@ -132,22 +132,21 @@ def _thousand_chats(report: Report) -> None:
     report.add(row(f"{chats} chats at {RATE} parts/s: p99", "ms", p99))
 
 
-def play(chats: int, viewers: int, seconds: float, *, shared_legs: bool = True) -> Found:
+def play(chats: int, viewers: int, seconds: float, *, rate: float = RATE, shared_legs: bool = True) -> Found:
     """So many viewers of each of so many chats, for so long."""
     with one_round() as director:
-        worker = director.start(pace, chats, seconds)
+        parts_each = int(seconds * rate)
+        worker = director.start(pace, chats, rate, parts_each)
         port = worker.hear()
-        parts = int(seconds * RATE)
-        found: Found = director.start(show, port, worker.pid, chats, viewers, parts, shared_legs).hear()
+        found: Found = director.start(show, port, worker.pid, chats, viewers, rate, parts_each, shared_legs).hear()
         return found
 
 
 # ----------------------------------------------------------------------------------------------- roles
 
 
-def pace(stage: Stage, chats: int, seconds: float) -> None:
-    """B: appends a part to each chat's log `RATE` times a second, the chats spread evenly over the time between."""
-    parts_each = int(seconds * RATE)
+def pace(stage: Stage, chats: int, rate: float, parts_each: int) -> None:
+    """B: appends a part to each chat's log `rate` times a second, the chats spread evenly over the time between."""
     rows = [token_rows(episode_of(number), 1, parts_each) for number in range(chats)]
 
     async def main() -> None:
@@ -161,19 +160,19 @@ def pace(stage: Stage, chats: int, seconds: float) -> None:
             due = 0
             while due < chats * parts_each:
                 elapsed = time.monotonic() - began
-                now_due = min(chats * parts_each, int(elapsed * chats * RATE) + 1) if elapsed >= 0 else 0
+                now_due = min(chats * parts_each, int(elapsed * chats * rate) + 1) if elapsed >= 0 else 0
                 for number in range(due, now_due):
                     seq, chat = divmod(number, chats)
                     logs[chat].append((rows[chat][seq],))
                 due = now_due
-                await trio.sleep(max(0.001, began + due / (chats * RATE) - time.monotonic()))
+                await trio.sleep(max(0.001, began + due / (chats * rate) - time.monotonic()))
             await trio.sleep_forever()
 
     trio.run(main)
 
 
 def show(
-    stage: Stage, port: int, worker_pid: int, chats: int, viewers: int, parts_each: int, shared_legs: bool
+    stage: Stage, port: int, worker_pid: int, chats: int, viewers: int, rate: float, parts_each: int, shared_legs: bool
 ) -> None:
     """A: so many subscriptions; says what it found."""
 
@@ -196,7 +195,7 @@ def show(
                         raise RuntimeError("parts were lost: the run is void")
                     seq = seq_of(frame.cursor)
                     began = stage.board[BEGAN]
-                    due = (began + (earlier * chats + number) / (chats * RATE) for earlier in range(had, seq))
+                    due = (began + (earlier * chats + number) / (chats * rate) for earlier in range(had, seq))
                     latencies.extend([now - due_at for due_at in due])
                     had = seq
                     if seq == parts_each:

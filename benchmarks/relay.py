@@ -102,9 +102,9 @@ def _play_public(total: int, decoded: bool, asgi: bool) -> float:
 # ----------------------------------------------------------------------------------------------- roles
 
 
-def feed_rows(stage: Stage, total: int) -> None:
+def feed_rows(stage: Stage, total: int, text_bytes: int = 6) -> None:
     """B: says its port, and appends rows to a log while its reader keeps up."""
-    rows = token_rows(episode_of(0), 1, total)
+    rows = token_rows(episode_of(0), 1, total, "x" * text_bytes)
     window = window_rows(len(rows[-1]))
 
     async def main() -> None:

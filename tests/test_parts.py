@@ -183,7 +183,7 @@ def test_a_truncated_burst_that_overlaps_is_trimmed(copy: PartLog) -> None:
 def test_truncation_goes_from_copy_to_copy(log: PartLog) -> None:
     """What one log has lost, the copy that is filled from it has lost too, and says so."""
     log.append(rows(1, 9))
-    log._forget_rows(4)
+    log._shrink_to(log.size_bytes * 5 // 9)
     taken = log.read(0, PLENTY)
     assert taken == burst(5, 9, truncated=True)
     with PartLogs(SETTINGS, clock=lambda: 0.0).filling(CHAT, EPISODE) as copy:
@@ -195,7 +195,7 @@ def test_what_was_joined_for_a_reader_goes_with_its_rows(log: PartLog) -> None:
     """A reader that asks again after the oldest rows went is told so, and they are kept nowhere."""
     log.append(rows(1, 9))
     assert log.read(0, PLENTY) == burst(1, 9)
-    log._forget_rows(4)
+    log._shrink_to(log.size_bytes * 5 // 9)
     assert log.read(0, PLENTY) == burst(5, 9, truncated=True)
 
 
@@ -451,3 +451,36 @@ def test_ten_thousand_readers_cost_no_queue() -> None:
     log.append(rows(1, 100))
     found = {id(log.read(0, PLENTY)) for _ in range(10_000)}
     assert len(found) == 1
+
+
+@given(data=st.data())
+def test_a_log_is_its_rows_however_they_came(data: st.DataObject) -> None:
+    """Chunks are nowhere to be seen: what is read fits, nothing that would have fitted is missing, and the oldest rows
+    go first, no more of them than need be."""
+    logs = PartLogs(SETTINGS, clock=lambda: 0.0)
+    log, first_seq = logs.make(CHAT, EPISODE), 1
+    model: list[bytes] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        sizes = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=6))
+        came = [b'{"n":"%b"}' % (b"x" * size) for size in sizes]
+        log.append(came)
+        model += came
+        if data.draw(st.booleans()):
+            keep_bytes = data.draw(st.integers(0, log.size_bytes + 5))
+            log._shrink_to(keep_bytes)
+            while len(model) > 1 and sum(len(row) + 2 for row in model) > keep_bytes:
+                first_seq += 1
+                del model[0]
+        assert (first_seq, first_seq + len(model) - 1) == (log.first_seq, log.last_seq)
+        assert sum(len(row) + 2 for row in model) == log.size_bytes == logs.size_bytes
+        after_seq, limit_bytes = data.draw(st.integers(0, log.last_seq)), data.draw(st.integers(0, 120))
+        rest = model[max(0, after_seq + 1 - first_seq) :]
+        fitting = max(
+            [1, *(count for count in range(len(rest) + 1) if len(SEPARATOR.join(rest[:count])) <= limit_bytes)]
+        )
+        burst = log.read(after_seq, limit_bytes)
+        assert (burst is None) == (not rest)
+        if burst is not None:
+            assert rest[:fitting] == burst.split()
+            assert (max(after_seq + 1, first_seq), len(rest[:fitting])) == (burst.first_seq, burst.count)
+            assert (after_seq + 1 < first_seq) == burst.truncated

@@ -63,7 +63,8 @@ class Client:
         self._http = h11.Connection(h11.CLIENT)
         self._frames = Connection(ConnectionType.CLIENT)
         self._events: list[Event] = []
-        self._text = ""
+        self.text = ""
+        """Of the message that is not whole yet."""
 
     async def send(self, data: bytes) -> None:
         """Any bytes."""
@@ -136,10 +137,10 @@ class Client:
         while True:
             event = await self.event()
             assert isinstance(event, TextMessage), event
-            self._text += event.data
+            self.text += event.data
             if event.message_finished:
-                events: list[dict[str, Any]] = json.loads(self._text)
-                self._text = ""
+                events: list[dict[str, Any]] = json.loads(self.text)
+                self.text = ""
                 return events
 
     async def until(self, kind: str) -> list[dict[str, Any]]:
@@ -199,7 +200,7 @@ async def connect(viewers: Viewers, *, tls: bool = False, buffer_bytes: int | No
     if tls:
         stream = trio.SSLStream(theirs, client_context(), server_hostname="replica", https_compatible=True)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 - what is sent before is there
         try:
             yield Client(stream, returned)
         finally:

@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import h11
@@ -19,22 +18,19 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 
 from relaytrio.transport._viewers import Viewers
+from tests.transport.anonymous_tls import anonymous_tls
 
-CERTIFICATE = Path(__file__).with_name("certificate.pem")
-"""Of the host `replica`, signed by itself, and its key; worth nothing outside of tests."""
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def server_context() -> ssl.SSLContext:
     """TLS for a server of the tests."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(CERTIFICATE)
-    return context
+    return anonymous_tls(ssl.PROTOCOL_TLS_SERVER)
 
 
 def client_context() -> ssl.SSLContext:
     """TLS for one who trusts it."""
-    return ssl.create_default_context(cafile=CERTIFICATE)
+    return anonymous_tls(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def upgrade(target: str, headers: Mapping[str, str] | None = None, *, without: str = "") -> bytes:

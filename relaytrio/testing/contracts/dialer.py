@@ -312,23 +312,23 @@ class DialerContract(ABC):
     async def test_two_legs_of_one_episode_fill_one_copy(self) -> None:
         """Each may get all rows, or they share them: both extend the same copy, and it lacks nothing; not even when one
         of them leaves in the middle."""
-        async with self._stage() as stage, stage.dial() as stays, trio.open_nursery() as nursery:
+        async with self._stage() as stage, stage.dial() as stays:
             episode, log = await stage.next_episode()
-            copies, grown = PartLogs(stage.worker.settings), Wakeup()
+            copies, grown, leaves = PartLogs(stage.worker.settings), Wakeup(), trio.CancelScope()
             with copies.filling(CHAT, episode) as filled, copies.watching(CHAT, episode, grown.set):
-                await stays.select(episode, 0)
-                nursery.start_soon(_fill, stays, filled)
-                leaves = trio.CancelScope()
-                nursery.start_soon(_fill_until_cancelled, stage, leaves, episode, filled)
-                for made in range(1, 101):
-                    _make(log, 1)
-                    await trio.lowlevel.checkpoint()
-                    if made == 50:
-                        leaves.cancel()
-                with trio.fail_after(self.patience_seconds):
-                    while filled.last_seq < 100:
-                        await grown.wait()
-            nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    await stays.select(episode, 0)
+                    nursery.start_soon(_fill, stays, filled)
+                    nursery.start_soon(_fill_until_cancelled, stage, leaves, episode, filled)
+                    for made in range(1, 101):
+                        _make(log, 1)
+                        await trio.lowlevel.checkpoint()
+                        if made == 50:
+                            leaves.cancel()
+                    with trio.fail_after(self.patience_seconds):
+                        while filled.last_seq < 100:
+                            await grown.wait()
+                    nursery.cancel_scope.cancel()
 
     # --------------------------------------------------------------------------------------------------------
 

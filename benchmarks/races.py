@@ -13,13 +13,13 @@ import time
 
 import attrs
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from relaytrio.testing import Schedule, random_history, run_history
 from relaytrio.testing._simulated_legs import LegKind
 
-ROUNDS = 5
+from ._report import Report
+
 HISTORIES = 60
 """In a round; the rounds of all kinds are interleaved."""
 
@@ -58,7 +58,7 @@ class Kind:
         self.count += HISTORIES
 
 
-def main() -> None:
+def main(report: Report) -> None:
     """Measure, and print the table."""
     logging.getLogger("relaytrio").setLevel(logging.CRITICAL + 1)
     kinds = [
@@ -67,8 +67,7 @@ def main() -> None:
         Kind("over trio-websocket", "websocket", faults=False),
         Kind("over trio-websocket, faults", "websocket", faults=True),
     ]
-    console = Console(stderr=True)
-    for number in track(range(ROUNDS), "exploring", console=console, transient=True):
+    for number in report.each_round("exploring"):
         for kind in kinds:
             kind.run(number * HISTORIES)
     table = Table(

@@ -10,13 +10,15 @@ endpoint and subscriptions (`find`, `watching`).
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NoReturn, TypeAlias, TypeVar
 
 import trio
 
-from ._protocol.burst import SEPARATOR, Burst, how_many_fit, is_gap, join, unknown_rows
+from ._protocol.burst import SEPARATOR, Burst, count_rows, is_gap, rows_from, rows_that_fit, unknown_rows
 from ._protocol.events import Episode
 from ._settings import Settings
 from ._wakeup import Flag, Wakeup
@@ -24,6 +26,10 @@ from ._wakeup import Flag, Wakeup
 Key: TypeAlias = tuple[str, Episode]
 Wake: TypeAlias = Callable[[], None]
 Resting: TypeAlias = Callable[[], bool]
+
+CHUNK_ROWS = 256
+"""Rows that are kept together at most, of those that a worker appends at once: a reader may stand between any two, and
+what is before it in its chunk has to be passed over."""
 
 
 class PartLog:
@@ -38,6 +44,8 @@ class PartLog:
         self.episode = episode
         self.made_here = made_here
         self.sealed = False
+        self.forgotten = False
+        """No longer among this replica's logs: another one may have its place."""
         self.lost: Literal["truncated", "gap"] = "truncated"
         """Why the rows before `first_seq` are not here, for readers that have not had them."""
         self.size_bytes = 0
@@ -45,8 +53,15 @@ class PartLog:
         """Set when the last filler that was not resting has left the copy unsealed: the others must dial now."""
         self._fillers: list[Resting] = []
         self._logs = logs
-        self._rows: list[bytes] = []
+        self._chunks: list[bytes] = []
+        """Consecutive rows as they came together, joined by `SEPARATOR`: a burst is kept whole."""
+        self._ends = array("q")
+        """The seq of each chunk's last row."""
+        self._ends_bytes = array("q")
+        """How many bytes of rows, each with a separator, there ever were up to each chunk's end."""
+        self._first_seq = 1
         self._next_seq = 1
+        self._bytes_ever = 0
         self._cached: tuple[int, int, int, Burst] | None = None
 
     @property
@@ -57,7 +72,7 @@ class PartLog:
     @property
     def first_seq(self) -> int:
         """The seq of the first row that is still here; `last_seq + 1` if none is."""
-        return self._next_seq - len(self._rows)
+        return self._first_seq
 
     @property
     def ended(self) -> bool:
@@ -68,7 +83,9 @@ class PartLog:
         """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
         if self.sealed:
             raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
-        self._add(rows)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS]
+            self._add(SEPARATOR.join(chunk), len(chunk))
 
     def extend(self, burst: Burst, *, past_gap: bool = False) -> bool:
         """Add what is unknown of a burst to a copy. False, and nothing is added, if rows are missing before it.
@@ -82,10 +99,10 @@ class PartLog:
         if gap and not past_gap:
             return False
         if burst.first_seq > self._next_seq:
-            self._forget_rows(len(self._rows))
+            self._forget_chunks(len(self._chunks))
             self.lost = "gap" if gap else "truncated"
-            self._next_seq = burst.first_seq
-        self._add(unknown_rows(burst, self.last_seq))
+            self._first_seq = self._next_seq = burst.first_seq
+        self._add(unknown_rows(burst, self.last_seq), burst.last_seq - self.last_seq)
         return True
 
     def seal(self, last_seq: int | None = None) -> bool:
@@ -102,7 +119,7 @@ class PartLog:
 
         A burst that does not begin at `after_seq + 1` says so (`truncated`): rows before it are gone, see `lost`.
         """
-        if after_seq >= self.last_seq or not self._rows:
+        if after_seq >= self.last_seq or not self._chunks:
             return None
         if self._cached is not None and self._cached[:3] == (after_seq, self._next_seq, limit_bytes):
             return self._cached[3]
@@ -112,39 +129,78 @@ class PartLog:
         return burst
 
     def _cut(self, after_seq: int, limit_bytes: int) -> Burst:
-        start = max(0, after_seq + 1 - self.first_seq)
-        # No row is shorter than its envelope, so this slice cannot cut off a row that would have fitted.
-        rows = self._rows[start : start + limit_bytes // 64 + 1]
-        rows = rows[: how_many_fit([len(row) for row in rows], limit_bytes)]
-        first_seq = self.first_seq + start
-        return join(self.episode, first_seq, rows, truncated=first_seq > after_seq + 1)
+        """Whole chunks as far as they fit, after the rest of the one in which the reader stands, if it is one."""
+        first_seq = max(after_seq + 1, self._first_seq)
+        truncated = first_seq > after_seq + 1
+        chunk = bisect_left(self._ends, first_seq)
+        begins_at = self._first_seq if chunk == 0 else self._ends[chunk - 1] + 1
+        head = rows_from(self._chunks[chunk], first_seq - begins_at)
+        if len(head) > limit_bytes:
+            rows = rows_that_fit(head, limit_bytes)
+            return Burst(self.episode, first_seq, count_rows(rows), rows, truncated)
+        left_bytes = limit_bytes - len(head)
+        fitting = bisect_right(self._ends_bytes, self._ends_bytes[chunk] + left_bytes)
+        last_seq = self._ends[fitting - 1]
+        pieces = [head, *self._chunks[chunk + 1 : fitting]]
+        if fitting < len(self._chunks):
+            left_bytes -= self._ends_bytes[fitting - 1] - self._ends_bytes[chunk] + len(SEPARATOR)
+            rows = rows_that_fit(self._chunks[fitting], left_bytes, at_least_one=False)
+            if rows:
+                pieces.append(rows)
+                last_seq += count_rows(rows)
+        rows = pieces[0] if len(pieces) == 1 else SEPARATOR.join(pieces)
+        return Burst(self.episode, first_seq, last_seq + 1 - first_seq, rows, truncated)
 
-    def _add(self, rows: Sequence[bytes]) -> None:
-        if not rows:
-            return
-        self._rows.extend(rows)
-        self._next_seq += len(rows)
-        self._count(sum(map(len, rows)) + len(SEPARATOR) * len(rows))
+    def _add(self, rows: bytes, count: int) -> None:
+        size_bytes = len(rows) + len(SEPARATOR)
+        self._next_seq += count
+        self._bytes_ever += size_bytes
+        self._chunks.append(rows)
+        self._ends.append(self._next_seq - 1)
+        self._ends_bytes.append(self._bytes_ever)
+        self._count(size_bytes)
         if self.size_bytes > self._logs.settings.part_log_bytes:
             # A sixteenth more than needed: dropping a row for every row that comes would move the whole list.
             self._shrink_to(self._logs.settings.part_log_bytes * 15 // 16)
-        self._logs._grown(self, len(rows))
+        self._logs._grown(self, count)
 
     def _shrink_to(self, size_bytes: int) -> None:
         """Drop the oldest rows, but never the last one."""
-        excess, count = self.size_bytes - size_bytes, 0
-        while excess > 0 and count < len(self._rows) - 1:
-            excess -= len(self._rows[count]) + len(SEPARATOR)
-            count += 1
-        if count:
+        first_seq, excess = self._first_seq, self.size_bytes - size_bytes
+        if excess > 0:
+            forgotten_bytes = self._bytes_ever - self.size_bytes
+            chunks = bisect_right(self._ends_bytes, forgotten_bytes + excess)
+            self._forget_chunks(min(chunks, len(self._chunks) - 1))
+            self._forget_some_rows(self.size_bytes - size_bytes)
+        if self._first_seq > first_seq:
             self.lost = "truncated"
-        self._forget_rows(count)
 
-    def _forget_rows(self, count: int) -> None:
-        gone = self._rows[:count]
-        del self._rows[:count]
+    def _forget_chunks(self, count: int) -> None:
+        if not count:
+            return
+        self._first_seq = self._ends[count - 1] + 1
+        self._count(self._bytes_ever - self.size_bytes - self._ends_bytes[count - 1])
+        del self._chunks[:count], self._ends[:count], self._ends_bytes[:count]
         self._cached = None
-        self._count(-(sum(map(len, gone)) + len(SEPARATOR) * count))
+
+    def _forget_some_rows(self, size_bytes: int) -> None:
+        """The first rows of the first chunk, at least so many bytes with their separators; never all of them."""
+        if size_bytes <= 0:
+            return
+        rows = self._chunks[0]
+        cut = rows.find(SEPARATOR, max(0, size_bytes - len(SEPARATOR)))
+        if cut < 0 and len(self._chunks) > 1:
+            self._forget_chunks(1)
+            return
+        if cut < 0:
+            cut = rows.rfind(SEPARATOR)
+        if cut < 0:
+            return
+        kept = rows[cut + len(SEPARATOR) :]
+        self._first_seq += count_rows(rows) - count_rows(kept)
+        self._count(len(kept) - len(rows))
+        self._chunks[0] = kept
+        self._cached = None
 
     def _count(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes
@@ -231,6 +287,7 @@ class PartLogs:
     def _forget(self, key: Key) -> None:
         del self._ended_at[key]
         log = self._logs.pop(key)
+        log.forgotten = True
         self.size_bytes -= log.size_bytes
         self._wake(key)
 
@@ -275,7 +332,7 @@ class PartLogs:
         while self.size_bytes > target:
             largest = max(self._logs.values(), key=lambda log: log.size_bytes)
             before = largest.size_bytes
-            largest._shrink_to(max(0, before - (self.size_bytes - target), before // 2))
+            largest._shrink_to(max(before - (self.size_bytes - target), before // 2))
             if largest.size_bytes == before:
                 return
 

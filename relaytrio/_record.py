@@ -18,11 +18,10 @@ from ._errors import AnswerTooLarge, TurnOver
 from ._parts import PartLog
 from ._protocol.chat import NewMessage
 from ._protocol.events import Content, MessageRef, Part
-from ._protocol.wire import cursor_prefix, encode_part_row
+from ._protocol.wire import cursor_prefix, encode_part, part_row_form
 from ._settings import Settings
 from ._wakeup import Flag
 
-_EMPTY_TEXT: Part = {"type": "text", "text": ""}
 _EMPTY_TEXT_BYTES = len(b'{"type":"text","text":""}')
 
 
@@ -60,29 +59,33 @@ class Kept:
 
     def add(self, parts: Sequence[Part], sizes_bytes: Sequence[int]) -> None:
         """Keep all of these, or none: raises `AnswerTooLarge`."""
-        grown_bytes = self.size_bytes + self._growth_bytes(parts, sizes_bytes)
+        texts = [part["text"] if _is_plain_text(part) else None for part in parts]
+        grown_bytes = self.size_bytes + self._growth_bytes(texts, sizes_bytes)
         if grown_bytes > self._limit_bytes:
             self.truncated = True
             raise AnswerTooLarge(f"the answer would have outgrown {self._limit_bytes} bytes since its last commit")
         self.size_bytes = grown_bytes
-        for part in parts:
-            self._add(part)
+        for part, text in zip(parts, texts, strict=True):
+            if text is None:
+                self._add_other(part)
+            else:
+                self._add_text(text)
 
-    def _growth_bytes(self, parts: Sequence[Part], sizes_bytes: Sequence[int]) -> int:
+    def _growth_bytes(self, texts: Sequence[str | None], sizes_bytes: Sequence[int]) -> int:
         """How much longer the JSON becomes: a text that is joined to another brings no framing."""
-        growth_bytes, after_text = 0, self._text is not None
-        for part, size_bytes in zip(parts, sizes_bytes, strict=True):
-            is_text = _is_plain_text(part)
-            growth_bytes += size_bytes - _EMPTY_TEXT_BYTES if is_text and after_text else size_bytes + 1
+        growth_bytes, after_text = sum(sizes_bytes), self._text is not None
+        for text in texts:
+            is_text = text is not None
+            growth_bytes += -_EMPTY_TEXT_BYTES if is_text and after_text else 1
             after_text = is_text
         return growth_bytes
 
-    def _add(self, part: Part) -> None:
-        if _is_plain_text(part):
-            if self._text is None:
-                self._text = StringIO()
-            self._text.write(part["text"])
-            return
+    def _add_text(self, text: str) -> None:
+        if self._text is None:
+            self._text = StringIO()
+        self._text.write(text)
+
+    def _add_other(self, part: Part) -> None:
         if self._text is not None:
             self._before.append({"type": "text", "text": self._text.getvalue()})
             self._text = None
@@ -113,10 +116,7 @@ class Record:
     def _open(self, log: PartLog, base: MessageRef) -> None:
         self.kept = Kept(self._settings.answer_bytes)
         self._log = log
-        self._prefix = cursor_prefix(base, log.episode)
-        framed = encode_part_row(log.episode, 1, self._prefix, _EMPTY_TEXT, limit_bytes=_EMPTY_TEXT_BYTES)
-        self._framing_bytes = len(framed) - _EMPTY_TEXT_BYTES - 2
-        """What a row has around its part, but for its seq, which stands in it twice."""
+        self._form = part_row_form(log.episode, cursor_prefix(base, log.episode))
 
     # the responder's side
 
@@ -133,14 +133,10 @@ class Record:
 
     def append(self, parts: Sequence[Part]) -> None:
         """Send these, all or none. Raises `InvalidPart` and `AnswerTooLarge`. To be called right after `ready`."""
-        episode, limit_bytes, first_seq = self._log.episode, self._settings.part_bytes, self._log.last_seq + 1
-        rows, sizes_bytes = [], []
-        for seq, part in enumerate(parts, first_seq):
-            row = encode_part_row(episode, seq, self._prefix, part, limit_bytes=limit_bytes)
-            rows.append(row)
-            sizes_bytes.append(len(row) - self._framing_bytes - 2 * len(str(seq)))
-        self.kept.add(parts, sizes_bytes)
-        self._log.append(rows)
+        form, limit_bytes = self._form, self._settings.part_bytes
+        encoded = [encode_part(part, limit_bytes=limit_bytes) for part in parts]
+        self.kept.add(parts, [len(part) for part in encoded])
+        self._log.append([form % (seq, part, seq) for seq, part in enumerate(encoded, self._log.last_seq + 1)])
 
     async def ask(self, request: Request) -> None:
         """Have the supervisor carry it out; returns when it has. To be called right after `ready`.

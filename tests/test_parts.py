@@ -183,12 +183,20 @@ def test_a_truncated_burst_that_overlaps_is_trimmed(copy: PartLog) -> None:
 def test_truncation_goes_from_copy_to_copy(log: PartLog) -> None:
     """What one log has lost, the copy that is filled from it has lost too, and says so."""
     log.append(rows(1, 9))
-    log._forget_rows(4)
+    log._shrink_to(log.size_bytes * 5 // 9)
     taken = log.read(0, PLENTY)
     assert taken == burst(5, 9, truncated=True)
     with PartLogs(SETTINGS, clock=lambda: 0.0).filling(CHAT, EPISODE) as copy:
         assert copy.extend(taken)
         assert copy.read(3, PLENTY) == taken
+
+
+def test_what_was_joined_for_a_reader_goes_with_its_rows(log: PartLog) -> None:
+    """A reader that asks again after the oldest rows went is told so, and they are kept nowhere."""
+    log.append(rows(1, 9))
+    assert log.read(0, PLENTY) == burst(1, 9)
+    log._shrink_to(log.size_bytes * 5 // 9)
+    assert log.read(0, PLENTY) == burst(5, 9, truncated=True)
 
 
 def test_a_copy_is_sealed_when_it_has_all(copy: PartLog) -> None:
@@ -347,11 +355,33 @@ def test_a_full_replica_shortens_the_largest_log() -> None:
     small, large = logs.make("small", EPISODE), logs.make("large", EPISODE)
     small.append(rows(1, 5))
     large.append(rows(1, 28))
-    assert logs.size_bytes <= 30 * WEIGHT
+    assert logs.size_bytes == 30 * WEIGHT
     assert has(small) == rows(1, 5)
-    assert large.last_seq == 28
-    assert large.read(0, PLENTY) == burst(large.first_seq, 28, truncated=True)
+    assert large.read(0, PLENTY) == burst(4, 28, truncated=True)
     assert large.lost == "truncated"
+
+
+def test_no_log_makes_room_alone() -> None:
+    """One that must shrink by more than half gives half, and then whichever is the largest by now gives the rest."""
+    logs = sized(logs=32)
+    one, other = logs.make("one", EPISODE), logs.make("other", EPISODE)
+    one.append(rows(1, 20))
+    other.append(rows(1, 40))
+    assert has(other) == rows(21, 40)
+    assert has(one) == rows(11, 20)
+
+
+def test_no_more_ended_logs_go_than_need_be() -> None:
+    """As soon as there is room enough, what is left of the ended logs stays for those who still read them."""
+    logs = sized(logs=32)
+    for name, count in (("first", 3), ("second", 5)):
+        log = logs.make(name, EPISODE)
+        log.append(rows(1, count))
+        log.seal()
+    logs.make("live", EPISODE).append(rows(1, 25))
+    assert logs.find("first", EPISODE) is None
+    assert logs.find("second", EPISODE) is not None
+    assert logs.size_bytes == 30 * WEIGHT
 
 
 def test_more_logs_than_there_is_room_for_keep_their_last_rows() -> None:
@@ -403,9 +433,54 @@ def test_the_size_is_that_of_the_rows(actions: list[tuple[int, str, int]]) -> No
             assert max(kept, default=0) <= 12
 
 
+def test_rows_are_counted_where_they_come_from() -> None:
+    """An operator sees how many rows were made here, and how many came over legs and were new."""
+    logs = sized()
+    log = logs.make("made", EPISODE)
+    log.append(rows(1, 2))
+    log.append(rows(3, 3))
+    with logs.filling("copied", EPISODE) as copy:
+        copy.extend(burst(1, 4))
+        copy.extend(burst(3, 6))
+    assert (3, 6) == (logs.rows_made, logs.rows_copied)
+
+
 def test_ten_thousand_readers_cost_no_queue() -> None:
     """Readers share what was joined for the first of them: memory does not grow with their number."""
     log = sized().make(CHAT, EPISODE)
     log.append(rows(1, 100))
     found = {id(log.read(0, PLENTY)) for _ in range(10_000)}
     assert len(found) == 1
+
+
+@given(data=st.data())
+def test_a_log_is_its_rows_however_they_came(data: st.DataObject) -> None:
+    """Chunks are nowhere to be seen: what is read fits, nothing that would have fitted is missing, and the oldest rows
+    go first, no more of them than need be."""
+    logs = PartLogs(SETTINGS, clock=lambda: 0.0)
+    log, first_seq = logs.make(CHAT, EPISODE), 1
+    model: list[bytes] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        sizes = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=6))
+        came = [b'{"n":"%b"}' % (b"x" * size) for size in sizes]
+        log.append(came)
+        model += came
+        if data.draw(st.booleans()):
+            keep_bytes = data.draw(st.integers(0, log.size_bytes + 5))
+            log._shrink_to(keep_bytes)
+            while len(model) > 1 and sum(len(row) + 2 for row in model) > keep_bytes:
+                first_seq += 1
+                del model[0]
+        assert (first_seq, first_seq + len(model) - 1) == (log.first_seq, log.last_seq)
+        assert sum(len(row) + 2 for row in model) == log.size_bytes == logs.size_bytes
+        after_seq, limit_bytes = data.draw(st.integers(0, log.last_seq)), data.draw(st.integers(0, 120))
+        rest = model[max(0, after_seq + 1 - first_seq) :]
+        fitting = max(
+            [1, *(count for count in range(len(rest) + 1) if len(SEPARATOR.join(rest[:count])) <= limit_bytes)]
+        )
+        burst = log.read(after_seq, limit_bytes)
+        assert (burst is None) == (not rest)
+        if burst is not None:
+            assert rest[:fitting] == burst.split()
+            assert (max(after_seq + 1, first_seq), len(rest[:fitting])) == (burst.first_seq, burst.count)
+            assert (after_seq + 1 < first_seq) == burst.truncated

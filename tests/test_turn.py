@@ -19,7 +19,7 @@ from relaytrio._errors import AnswerTooLarge, ContentTooLarge, InvalidContent, I
 from relaytrio._parts import PartLog, PartLogs
 from relaytrio._protocol.chat import NewMessage
 from relaytrio._protocol.events import Episode, MessageRef
-from relaytrio._protocol.wire import encode_part_row
+from relaytrio._protocol.wire import encode_part
 from relaytrio._record import Kept, Record
 from relaytrio._settings import Settings
 from relaytrio._turn import MessageLike, Turn
@@ -92,13 +92,12 @@ async def test_a_part_becomes_the_complete_event_a_viewer_gets(desk: Desk) -> No
 async def test_a_part_is_encoded_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes to viewers is encoded when it is sent, and never again."""
     encoded = []
-    encode = encode_part_row
 
-    def counted(*args: Any, **options: Any) -> bytes:
-        encoded.append(args[3])
-        return encode(*args, **options)
+    def counted(part: Any, **options: Any) -> bytes:
+        encoded.append(part)
+        return encode_part(part, **options)
 
-    monkeypatch.setattr(_record, "encode_part_row", counted)
+    monkeypatch.setattr(_record, "encode_part", counted)
     await desk.turn.send_many([text("a"), {"type": "image"}])
     assert [text("a"), {"type": "image"}] == encoded
 

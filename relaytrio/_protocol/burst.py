@@ -41,14 +41,26 @@ def join(episode: Episode, first_seq: int, rows: Sequence[bytes], *, truncated: 
     return Burst(episode, first_seq, len(rows), SEPARATOR.join(rows), truncated)
 
 
-def how_many_fit(sizes: Sequence[int], limit_bytes: int) -> int:
-    """How many of the first rows of these sizes fit into one burst of `limit_bytes`: at least one, if there is one."""
-    total = -len(SEPARATOR)
-    for number, size in enumerate(sizes):
-        total += size + len(SEPARATOR)
-        if total > limit_bytes and number:
-            return number
-    return len(sizes)
+def count_rows(rows: bytes) -> int:
+    """How many rows these are, joined."""
+    return rows.count(b"\n") + 1
+
+
+def rows_from(rows: bytes, number: int) -> bytes:
+    """Joined rows without the first `number` of them, of which there are more."""
+    return rows.split(SEPARATOR, number)[number] if number > 0 else rows
+
+
+def rows_that_fit(rows: bytes, limit_bytes: int, *, at_least_one: bool = True) -> bytes:
+    """The first of these joined rows, as many as fit into `limit_bytes`; empty if none does, unless one has to."""
+    if len(rows) <= limit_bytes:
+        return rows
+    # A separator may stand right behind the last byte that fits.
+    end = rows.rfind(SEPARATOR, 0, max(0, limit_bytes + len(SEPARATOR)))
+    if end < 0 and at_least_one:
+        end = rows.find(SEPARATOR)
+        return rows if end < 0 else rows[:end]
+    return rows[: max(0, end)]
 
 
 def is_gap(burst: Burst, last_seq: int) -> bool:
@@ -56,7 +68,6 @@ def is_gap(burst: Burst, last_seq: int) -> bool:
     return burst.first_seq > last_seq + 1 and not burst.truncated
 
 
-def unknown_rows(burst: Burst, last_seq: int) -> list[bytes]:
-    """The rows of the burst beyond `last_seq`: whatever is sent twice is trimmed by its number."""
-    known = last_seq + 1 - burst.first_seq
-    return burst.split()[known:] if known > 0 else burst.split()
+def unknown_rows(burst: Burst, last_seq: int) -> bytes:
+    """The rows of the burst beyond `last_seq`, joined: whatever is sent twice is trimmed by its number."""
+    return rows_from(burst.rows, last_seq + 1 - burst.first_seq)

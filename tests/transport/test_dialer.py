@@ -52,6 +52,7 @@ from relaytrio.transport.grants import (
     check_select_grant,
 )
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
+from tests.transport.anonymous_tls import anonymous_tls
 
 SECRET = b"secret"
 HERE, WORKER = "replica-a", "replica-b"
@@ -551,22 +552,12 @@ def test_a_dialer_needs_a_secret() -> None:
 # ---------------------------------------------------------------------------------------------------- TLS
 
 
-def _anonymous_tls(side: int) -> ssl.SSLContext:
-    """TLS without certificates: enough to see that what is sent is encrypted."""
-    context = ssl.SSLContext(side)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("AECDH:@SECLEVEL=0")
-    return context
-
-
 async def test_an_https_address_is_dialed_with_tls() -> None:
     """The WebSocket is inside, and the given context is used."""
     seen: list[str] = []
 
     async def behave(stream: trio.abc.Stream) -> None:
-        tls = trio.SSLStream(stream, _anonymous_tls(ssl.PROTOCOL_TLS_SERVER), server_side=True, https_compatible=True)
+        tls = trio.SSLStream(stream, anonymous_tls(ssl.PROTOCOL_TLS_SERVER), server_side=True, https_compatible=True)
         async with trio.open_nursery() as nursery:
             request = await wrap_server_stream(nursery, tls)
             seen.append(request.path)
@@ -575,7 +566,7 @@ async def test_an_https_address_is_dialed_with_tls() -> None:
 
     async with trio.open_nursery() as nursery:
         remote = Remote(nursery, behave)
-        context = _anonymous_tls(ssl.PROTOCOL_TLS_CLIENT)
+        context = anonymous_tls(ssl.PROTOCOL_TLS_CLIENT)
         dialer = make_dialer(remote, address="https://worker.internal", ssl_context=context)
         async with dialer.dial(DialRequest("chat", WORKER)) as leg:
             assert await anext(aiter(leg)) == burst(1)
@@ -589,7 +580,7 @@ async def test_a_peer_that_cannot_be_trusted_is_a_plain_error() -> None:
     """A peer without a certificate, where the system's authorities are asked."""
 
     async def behave(stream: trio.abc.Stream) -> None:
-        tls = trio.SSLStream(stream, _anonymous_tls(ssl.PROTOCOL_TLS_SERVER), server_side=True)
+        tls = trio.SSLStream(stream, anonymous_tls(ssl.PROTOCOL_TLS_SERVER), server_side=True)
         with pytest.raises(trio.BrokenResourceError):
             await tls.do_handshake()
         await trio.aclose_forcefully(tls)

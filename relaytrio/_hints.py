@@ -159,7 +159,7 @@ class Hints:
             self._logger.warning("a hint was not sent, other replicas will poll: %s", error)
 
     async def _listen(self, pubsub: PubSub) -> NoReturn:
-        backoff = Backoff(self._settings.store_retry_seconds, self._settings.store_retry_max_seconds)
+        backoff = Backoff(self._settings.store_retry_seconds, self._settings.listen_retry_max_seconds)
         while True:
             try:
                 await self._hear(pubsub, backoff)

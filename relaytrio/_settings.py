@@ -48,6 +48,9 @@ class Settings:
     store_retry_seconds: float = 0.5
     """First delay after a failed read; doubles with full jitter to `store_retry_max_seconds`."""
     store_retry_max_seconds: float = 10.0
+    listen_retry_max_seconds: float = 2.0
+    """The longest delay before a replica tries again to hear the hints of others, from `store_retry_seconds` on. One
+    connection of a replica, and all its viewers wait for what they would hear of."""
 
     # Relay
     dial_retry_seconds: float = 0.5

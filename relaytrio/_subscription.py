@@ -398,10 +398,16 @@ class _Watch:
                 except StoreUnavailable as error:
                     self.tell("store", False, str(error))
                     self._forced = True
-                    await trio.sleep(backoff.next_delay_seconds(self._replica.random()))
+                    await self._pause(backoff.next_delay_seconds(self._replica.random()))
                 else:
                     backoff.reset()
                     self.tell("store", True, "the store answers again")
+
+    async def _pause(self, seconds: float) -> None:
+        """Between two tries. Whoever says meanwhile that there is something to see ends it: the store may be back."""
+        self._wakeup.clear()
+        with trio.move_on_after(seconds):
+            await self._wakeup.wait()
 
     async def _wait_for_a_reason(self) -> None:
         while not self._forced and self._hinted <= self._seen:

@@ -483,6 +483,34 @@ async def test_an_idle_chat_is_read_no_more(autojump_clock: MockClock) -> None:
             await until(subscription, MessageEvent, cursor=str(Cursor(scene.last)))
 
 
+async def test_who_hears_that_the_store_is_back_does_not_wait(autojump_clock: MockClock) -> None:
+    """A hint says that somebody has reached the store: the pause between tries, long by now, ends with it."""
+
+    class Failing(MemoryStore):
+        failing = False
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if self.failing:
+                raise StoreUnavailable("no answer")
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Failing()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store, random=lambda: 1.0)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            store.failing = True
+            await scene.acquire(HERE)
+            await until(subscription, Degraded, what="store", ok=False)
+            await trio.sleep(601)
+            store.failing = False
+            returned = trio.current_time()
+            await scene.finish("answer")
+            await until(subscription, Status, status="waiting")
+            assert trio.current_time() - returned <= 1.0
+
+
 async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> None:
     """NEVER_HANGS: one lost answer of the store is told, and the next read brings what was missed."""
 

@@ -8,6 +8,7 @@ Who calls: `_check.py`.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import httpx
 import trio
@@ -55,20 +56,24 @@ class Conductor:
         http: httpx.AsyncClient,
         *,
         progress: Progress,
+        beside: Callable[[Conductor], Awaitable[None]] | None = None,
     ) -> None:
+        """`beside` runs while questions are asked, and does to the cluster, or to its database, what it likes."""
         options = plan.options
         self.viewers: list[Viewer] = []
         self.turns: list[TurnRecord] = []
         self._plan = plan
-        self._cluster = cluster
+        self.cluster = cluster
         self._place = place
         self._progress = progress
+        self._beside = beside
         self._client = ChatClient(cluster.urls, http=http)
-        self._board = Board()
+        self.board = Board()
         replicas = {replica.url: replica.number for replica in cluster.replicas}
         for number in range(1, options.viewers + 1):
-            self.viewers.append(Viewer(number, replicas, self._board, http=http, seed=options.seed))
-        self._disturber = Disturber(cluster, self.viewers, self._board, options)
+            self.viewers.append(Viewer(number, replicas, self.board, http=http, seed=options.seed))
+        self._disturber = Disturber(cluster, self.viewers, self.board, options)
+        self.lives = self._disturber.lives
         self._counts: dict[str, ReplicaCounts] = {}
         self._looks: list[TableLook] = []
         self._died: dict[int, str] = {}
@@ -82,11 +87,11 @@ class Conductor:
             needed_cuts=needed_cuts(self._plan.options),
             turns=self.turns,
             stored=self._stored,
-            replica_of=self._disturber.lives.number_of,
+            replica_of=self.lives.number_of,
             counts=self._counts,
             looks=self._looks,
             kill=self._plan.options.kill,
-            kills=self._disturber.lives.kills,
+            kills=self.lives.kills,
             died=list(self._died.values()),
             out_of_time=out_of_time,
         )
@@ -104,12 +109,14 @@ class Conductor:
         chat = await self._client.create_chat([])
         async with trio.open_nursery() as nursery:
             for index, viewer in enumerate(self.viewers):
-                nursery.start_soon(viewer.watch, chat.id, index % len(self._cluster.replicas) + 1)
+                nursery.start_soon(viewer.watch, chat.id, index % len(self.cluster.replicas) + 1)
             await self._until_watching()
             async with trio.open_nursery() as beside:
                 beside.start_soon(self._count_again_and_again)
                 if self._plan.options.kill is not None:
                     beside.start_soon(self._disturber.kill_again_and_again)
+                if self._beside is not None:
+                    beside.start_soon(self._beside, self)
                 await self._ask_all(chat.id)
                 beside.cancel_scope.cancel()
             await self._count()
@@ -124,7 +131,7 @@ class Conductor:
                 await viewer.until_caught_up()
             return
         late = ", ".join(viewer.place for viewer in self.viewers if not viewer.caught_up)
-        logs = "; ".join(f"replica {replica.number}: {replica.log_tail()}" for replica in self._cluster.replicas)
+        logs = "; ".join(f"replica {replica.number}: {replica.log_tail()}" for replica in self.cluster.replicas)
         raise NotDone(f"after {START_SECONDS:g} s these viewers are still not connected: {late}; {logs}")
 
     # ---------------------------------------------------------------------------------------------- turns
@@ -140,7 +147,7 @@ class Conductor:
         sent = await self._client.send_message(chat_id, turn.name)
         version = sent.snapshot_version
         self._write(turn, version, UNFINISHED)
-        self._board.begin_turn(version)
+        self.board.begin_turn(version)
         ended = trio.Event()
         chat = None
         async with trio.open_nursery() as nursery:
@@ -177,10 +184,10 @@ class Conductor:
         self.turns[turn.number - 1 :] = [record]
 
     def _show(self, chat: Chat) -> None:
-        turn, owner = len(self.turns), self._disturber.lives.number_of.get(chat.worker_id or "")
+        turn, owner = len(self.turns), self.lives.number_of.get(chat.worker_id or "")
         self._progress.show(
             f"turn {turn} of {len(self._plan.turns)}: {chat.status}"
-            f"{'' if owner is None else f' on replica {owner}'}, part {self._board.seq}; "
+            f"{'' if owner is None else f' on replica {owner}'}, part {self.board.seq}; "
             f"{sum(len(viewer.record.seen) for viewer in self.viewers)} events at {len(self.viewers)} viewers"
         )
 
@@ -195,10 +202,10 @@ class Conductor:
 
     async def _look_into_tables(self, chat_id: str, turn: TurnPlan, version: int) -> None:
         """In the middle of the answer: is any of it in the store?"""
-        await self._board.first_part()
+        await self.board.first_part()
         await trio.sleep(turn.look_after_seconds)
         asked = [text for earlier in self._plan.turns[: turn.number - 1] for text in (earlier.name, *_whole(earlier))]
-        wanted = needles(turn.tokens[: self._board.seq], [*asked, turn.name])
+        wanted = needles(turn.tokens[: self.board.seq], [*asked, turn.name])
         looked = await trio.to_thread.run_sync(
             look, self._place, chat_id, turn.number, version, wanted, abandon_on_cancel=True
         )
@@ -215,16 +222,16 @@ class Conductor:
     async def _count(self) -> None:
         """Each replica's counts, and whether one is gone."""
         async with trio.open_nursery() as nursery:
-            for replica in self._cluster.replicas:
-                if replica.number in self._disturber.lives.up:
+            for replica in self.cluster.replicas:
+                if replica.number in self.lives.up:
                     nursery.start_soon(self._count_one, replica)
         self._note_deaths()
 
     def _note_deaths(self) -> None:
         """Write down which replicas are gone though nobody killed them."""
-        for replica in self._disturber.lives.died():
+        for replica in self.lives.died():
             self._died.setdefault(replica.number, f"replica {replica.number} ended by itself: {replica.log_tail()}")
-            self._board.poke()
+            self.board.poke()
 
     async def _count_one(self, replica: ReplicaProcess) -> None:
         try:

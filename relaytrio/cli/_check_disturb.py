@@ -62,6 +62,16 @@ class Lives:
         self.kills += 1
         await replica.kill()
         await trio.sleep(RESTART_SECONDS)
+        await self._come_back(replica)
+
+    async def restart(self, replica: ReplicaProcess) -> int:
+        """Ask it to end, as a deploy does, and start it again at once; its exit status. Raises `ClusterFailed`."""
+        self.killed.add(replica.number)
+        status = await replica.terminate()
+        await self._come_back(replica)
+        return status
+
+    async def _come_back(self, replica: ReplicaProcess) -> None:
         await replica.start_again()
         self.note(replica)
         self.killed.discard(replica.number)

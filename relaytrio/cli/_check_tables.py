@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,25 @@ def needles(tokens: Sequence[str], earlier: Sequence[str]) -> list[str]:
 def look(
     place: SqlitePlace | PostgresPlace, chat_id: str, turn: int, version: int, wanted: Sequence[str]
 ) -> TableLook | None:
-    """Where any of the wanted texts stands; None if the answer was over by then.
+    """Where any of the wanted texts stands; None if the answer was over by then, or the server could not be asked.
 
     The chat's row and the tables are read in one transaction, so that the message that the answer becomes is never
     taken for a leak. Raises `sqlite3.Error` or `psycopg.Error`.
     """
-    with _sqlite(place) if isinstance(place, SqlitePlace) else _postgres(place) as tables:
+    if isinstance(place, SqlitePlace):
+        return _look(_sqlite(place), chat_id, turn, version, wanted)
+    import psycopg  # not at the top: the driver is an extra
+
+    try:
+        return _look(_postgres(place), chat_id, turn, version, wanted)
+    except psycopg.OperationalError:
+        return None
+
+
+def _look(
+    opened: AbstractContextManager[_Tables], chat_id: str, turn: int, version: int, wanted: Sequence[str]
+) -> TableLook | None:
+    with opened as tables:
         running = f"SELECT id, history_version FROM {tables.quoted('chats')} WHERE status = 'running'"
         if (chat_id, version) not in [tuple(row) for row in tables.ask(running)]:
             return None
@@ -68,7 +81,7 @@ def _sqlite(place: SqlitePlace) -> Iterator[_Tables]:
 
 @contextmanager
 def _postgres(place: PostgresPlace) -> Iterator[_Tables]:
-    import psycopg  # not at the top: the driver is an extra
+    import psycopg
 
     from ..stores._postgres_session import connect, conninfo_of
 

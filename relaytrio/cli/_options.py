@@ -35,7 +35,7 @@ class Listen:
     """0: a free one."""
 
     @classmethod
-    def parse(cls, text: str) -> Listen:
+    def parse(cls, text: str, *, option: str = "--listen") -> Listen:
         """`HOST:PORT`; an IPv6 address stands in brackets. Raises `UsageFault`."""
         try:
             parts = urlsplit(f"//{text}")
@@ -43,7 +43,7 @@ class Listen:
         except ValueError:
             host = port = None
         if not host or port is None or parts.netloc != text or "@" in text:
-            raise UsageFault(f"--listen is HOST:PORT, such as 127.0.0.1:8001, not {text!r}")
+            raise UsageFault(f"{option} is HOST:PORT, such as 127.0.0.1:8001, not {text!r}")
         return cls(host, port)
 
     @property
@@ -135,10 +135,10 @@ def read_settings(text: str) -> Settings:
     return attrs.evolve(DEFAULTS, **given)
 
 
-def check_reach(listen: Listen, advertise: str | None, secret: Secret | None) -> None:
+def check_reach(listen: Listen, advertise: str | None, secret: Secret | None, *, option: str = "--listen") -> None:
     """Refuse what others could reach without a secret, and what they could not dial with one. Raises `UsageFault`."""
     if secret is None:
-        far = None if listen.loopback else f"--listen {listen.host}"
+        far = None if listen.loopback else f"{option} {listen.host}"
         if advertise is not None and not is_loopback(urlsplit(advertise).hostname or ""):
             far = f"--advertise {advertise}"
         if far is not None:

@@ -22,6 +22,7 @@ from .._settings import Settings
 from .._turn import Responder
 from ..responders.pydoc import make_pydoc_responder
 from ..transport._serve import serve as serve_app
+from ..transport.viewers import serve_viewers
 from ._options import (
     SECRET_VARIABLE,
     STORE_VARIABLE,
@@ -52,6 +53,7 @@ class Plan:
     responder: Responder | None
     settings: Settings
     page: bool
+    viewers: Listen | None
     exit_with_stdin: bool
 
 
@@ -75,6 +77,7 @@ async def serve(
         str, Parameter(help='Settings of the engine by name, as JSON: {"grace_seconds": 60, "replica_locks": false}.')
     ] = "{}",
     responder: Annotated[str | None, Parameter(show=False)] = None,
+    viewers: Annotated[str | None, Parameter(help="HOST:PORT for viewers' WebSockets alone, beside it.")] = None,
     stamp_times: Annotated[bool, Parameter(show=False)] = False,
     exit_with_stdin: Annotated[bool, Parameter(show=False)] = False,
 ) -> int:
@@ -86,6 +89,9 @@ async def serve(
     secret = read_secret(secret_file, os.environ)
     given = None if advertise is None else checked_url(advertise, option="--advertise")
     check_reach(listening, given, secret)
+    viewers_at = None if viewers is None else Listen.parse(viewers, option="--viewers")
+    if viewers_at is not None and secret is None:
+        check_reach(viewers_at, None, None, option="--viewers")
     plan = Plan(
         store=store,
         listen=listening,
@@ -94,6 +100,7 @@ async def serve(
         responder=_responder(responder, pace, seed, stamp_times) if worker else None,
         settings=read_settings(settings),
         page=page,
+        viewers=viewers_at,
         exit_with_stdin=exit_with_stdin,
     )
     _warn(plan)
@@ -128,7 +135,7 @@ def _warn(plan: Plan) -> None:
         fault(f"no secret: only for this machine, and no live text from other replicas ({SECRET_VARIABLE} gives one)")
     elif plan.secret.warning is not None:
         fault(plan.secret.warning)
-    if not plan.listen.loopback:
+    if not plan.listen.loopback or (plan.viewers is not None and not plan.viewers.loopback):
         fault("nobody is asked who they are: whoever reaches this address can read and write every chat")
 
 
@@ -149,11 +156,18 @@ async def _serve_replica(plan: Plan, output: Output, shutdown: trio.Event) -> No
     async with open_engine(
         plan.store, responder=plan.responder, address=plan.address, secret=secret, settings=plan.settings
     ) as engine:
-        async with trio.open_nursery() as nursery:
-            app = page_app(engine) if plan.page else engine.asgi_app()
-            host, port = plan.listen.host, plan.listen.port
-            url = await nursery.start(partial(serve_app, engine, app, host=host, port=port, shutdown=shutdown))
-            output.line(f"serving at {url}")
+        async with trio.open_nursery() as viewing:
+            async with trio.open_nursery() as nursery:
+                app = page_app(engine) if plan.page else engine.asgi_app()
+                host, port = plan.listen.host, plan.listen.port
+                url = await nursery.start(partial(serve_app, engine, app, host=host, port=port, shutdown=shutdown))
+                output.line(f"serving at {url}")
+                if plan.viewers is not None:
+                    host, port = plan.viewers.host, plan.viewers.port
+                    viewers_url = await viewing.start(partial(serve_viewers, engine, host=host, port=port))
+                    output.line(f"viewers at {viewers_url}")
+            # The app's server has drained the engine before it stopped: the viewers were sent elsewhere.
+            viewing.cancel_scope.cancel()
 
 
 class _Ending:

@@ -57,6 +57,8 @@ def judge(frame: str | bytes, settings: Settings) -> Ending | None:
 class ViewerSays:
     """What comes in on one connection, after the upgrade."""
 
+    __slots__ = ("_begun", "_lost", "_parser", "_settings", "_size")
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._parser: Connection | None = None

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import trio
 
+from relaytrio._protocol.content import user_message
 from relaytrio._protocol.events import MessageEvent, MessagePart, MessageRef
 from relaytrio.cli._cluster import ClusterFailed, ReplicaSpec, open_cluster
 from relaytrio.cli._status import NotDone
@@ -255,6 +256,20 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
             assert await serve.process.wait() == 3
             assert "in use" in serve.errors
             assert "Traceback" not in serve.errors
+
+
+async def test_viewers_have_a_listener_of_their_own(tmp_path: Path) -> None:
+    """`--viewers`: a stream there shows what is asked for at the other address, and a signal ends both."""
+    async with serving(tmp_path, "--viewers", "127.0.0.1:0", "--pace", "0") as (command, url):
+        viewers = (await command.line()).removeprefix("viewers at ")
+        async with ChatClient(url) as client, ChatClient(viewers) as watching:
+            chat = await client.create_chat([user_message("json.loads")])
+            async with watching.stream(chat.id) as stream:
+                async for event in stream:
+                    if isinstance(event, MessageEvent) and event.message.role == "assistant":
+                        break
+        command.process.send_signal(signal.SIGTERM)
+        assert await command.process.wait() == 0
 
 
 async def test_the_end_of_stdin_ends_it(tmp_path: Path) -> None:

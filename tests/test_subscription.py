@@ -677,3 +677,28 @@ async def test_a_part_of_any_text_passes_through_unchanged(autojump_clock: MockC
         scene.log(episode).append(text_burst(episode, odd).split())
         async with scene.subscribe() as subscription:
             assert odd == texts(await at_hand(subscription))
+
+
+async def test_rows_of_the_next_episode_wake_the_viewer(autojump_clock: MockClock) -> None:
+    """DIAL_IS_ASIDE: the log of the episode that is live now is watched, not that of the first."""
+    async with open_scene() as scene, trio.open_nursery() as nursery:
+        first = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            scene.make_parts(first, "a")
+            await until(subscription, MessagePart)
+            scene.log(first).seal()
+            scene.announcing = False
+            await scene.apply(BeginAttempt(run_id="run1", token="t"))
+            second = await scene.live_episode()
+            scene.parts.make("c", second)
+            await at_hand(subscription, 1)
+            started = trio.current_time()
+
+            async def send_later() -> None:
+                await trio.sleep(1)
+                scene.make_parts(second, "b")
+
+            nursery.start_soon(send_later)
+            with trio.fail_after(5):
+                await until(subscription, MessagePart, episode=second)
+            assert started + 1 == trio.current_time()

@@ -169,7 +169,7 @@ MUTANTS = (
         "relaytrio/_subscription.py",
         "        if episode == self._log_watched:",
         "        if self._log_watched is not None:",
-        _LEGS,
+        _VIEWER,
         races=(6, 7, 8),
     ),
     Mutant(

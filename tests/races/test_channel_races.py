@@ -18,7 +18,12 @@ from tests.races.stage import dial_with, open_stage, steps_in
 from tests.scene import HERE, THERE, Scene, texts, until
 
 SECONDS = 6 * 3600.0
-SELDOM: dict[str, Any] = {"poll_seconds": 600.0, "dial_retry_max_seconds": 300.0, "store_retry_max_seconds": 300.0}
+SELDOM: dict[str, Any] = {
+    "poll_seconds": 600.0,
+    "dial_retry_max_seconds": 300.0,
+    "store_retry_max_seconds": 300.0,
+    "listen_retry_max_seconds": 300.0,
+}
 """Of what comes again and again by itself, so little that a loop without a wait would stand out."""
 FEW = 50
 A_RETRY = 60

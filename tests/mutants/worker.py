@@ -143,6 +143,14 @@ MUTANTS = (
         _LOSS_RACES,
         races=(20,),
     ),
+    Mutant(
+        "an old look at the chat counts",
+        "relaytrio/_ownership.py",
+        "        if self._transitions != before:",
+        "        if False:",
+        f"{_SHUTDOWN_RACES}::test_21_a_stale_look_and_the_next_turn_of_the_same_run",
+        races=(21,),
+    ),
     # shutdown
     Mutant(
         "what is acquired while the replica stops gets a responder",

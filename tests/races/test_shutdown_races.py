@@ -287,13 +287,12 @@ async def test_21_a_stale_look_and_the_next_turn_of_the_same_run(seams: Seams) -
     """The run has read a Stop when its answer is finished all the same: the next turn, which has begun by the time that
     it compares, is not what was stopped."""
     turns: list[Turn] = []
-    finish = trio.Event()
+    finish = [trio.Event(), trio.Event()]
 
     async def script(turn: Turn) -> None:
         turns.append(turn)
         await turn.send(text(f"{len(turns)}"))
-        if len(turns) == 1:
-            await finish.wait()
+        await finish[len(turns) - 1].wait()
 
     async with open_busy_workshop(script) as shop:
         await shop.create()
@@ -302,11 +301,13 @@ async def test_21_a_stale_look_and_the_next_turn_of_the_same_run(seams: Seams) -
         stop = seams.stop("chat looked at, not compared")
         await shop.interrupt()
         async with stop:
-            finish.set()
+            finish[0].set()
             await until_idle()
             assert 2 == len(turns)
         await until_idle(shop.settings.heartbeat_seconds)
         assert [None, None] == [turn.cancelled_by for turn in turns]
+        finish[1].set()
+        await until_idle()
         check_let_go(shop, "Acquire", "FinishTurn", "FinishTurn")
         assert [("1", False), ("2", False)] == await shop.answers()
 

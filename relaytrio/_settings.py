@@ -68,6 +68,11 @@ class Settings:
     # Worker
     acquire_seconds: float = 1.0
     """How often a worker looks for chats to run, whatever the hints say."""
+    yield_seconds: float = 0.002
+    """For each of its runs, a worker waits so long before it looks for another chat: one with less to do is first. A
+    query and an acquire take about as long."""
+    yield_max_seconds: float = 0.05
+    """The most that it waits: where all are loaded, a person pays this for nothing."""
     heartbeat_seconds: float = 5.0
     death_look_seconds: float = 0.5
     """How often a worker looks whether others are dead: with `lock_look_seconds`, the most that a sudden death costs

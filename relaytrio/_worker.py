@@ -212,6 +212,13 @@ class Worker:
                 continue
             with trio.move_on_after(self._settings.acquire_seconds):
                 await self._wakeup.wait()
+            await self._let_others_be_first()
+
+    async def _let_others_be_first(self) -> None:
+        """All workers hear of a chat at the same time: the more one has to do, the later it tries."""
+        delay_seconds = min(len(self._runs) * self._settings.yield_seconds, self._settings.yield_max_seconds)
+        if delay_seconds > 0:
+            await trio.sleep(delay_seconds)
 
     async def _acquire_some(self, limit: int) -> bool:
         """Whether something was acquired and there may be more."""

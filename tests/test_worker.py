@@ -38,6 +38,11 @@ async def look_at_owned(shop: Workshop) -> None:
     await wait_all_tasks_blocked()
 
 
+async def forever(turn: Turn) -> None:
+    """Is cancelled in the end."""
+    await trio.sleep_forever()
+
+
 # ------------------------------------------------------------------------------------------------- acquire
 
 
@@ -107,6 +112,34 @@ async def test_no_more_runs_than_allowed(autojump_clock: MockClock) -> None:
         assert 10.0 == trio.current_time()
         await until_idle(20)
         assert ["FinishTurn"] * 5 == [name for name in shop.store.names() if name != "Acquire"]
+
+
+async def test_a_loaded_worker_lets_others_be_first(autojump_clock: MockClock) -> None:
+    """It waits a little for each of its runs before it tries, and then it does."""
+    async with open_workshop(forever, acquire_seconds=1000, yield_seconds=0.01, yield_max_seconds=0.1) as shop:
+        for chat_id in "abc":
+            await shop.create(chat_id)
+            await until_idle(0.5)
+        began = trio.current_time()
+        await shop.create("d")
+        await until_idle(0.029)
+        assert "d" not in shop.worker.runs
+        await until_idle(0.002)
+        assert "d" in shop.worker.runs
+        assert trio.current_time() - began < 0.04
+
+
+async def test_however_loaded_it_is_a_worker_tries_soon(autojump_clock: MockClock) -> None:
+    """The wait is bounded, far below the second after which it would look anyway."""
+    async with open_workshop(forever, acquire_seconds=1000, max_runs=350) as shop:
+        for number in range(200):
+            await MemoryStore.create_chat(shop.store, str(number), HELLO)
+        shop.worker.look("0")
+        await until_idle(1)
+        assert 200 == len(shop.worker.runs)
+        await shop.create("d")
+        await until_idle(shop.settings.yield_max_seconds)
+        assert "d" in shop.worker.runs
 
 
 async def test_more_work_than_one_query_gives(autojump_clock: MockClock) -> None:

@@ -433,6 +433,8 @@ class Select:
     episode: Episode
     after_seq: int
     grant: str = attrs.field(repr=False)
+    bundles: bool = False
+    """Whoever selects this takes bundles on this connection. An older peer does not say so, and gets none."""
 
 
 @attrs.frozen
@@ -463,11 +465,18 @@ class LegBurst:
 
 
 @attrs.frozen
+class Bundle:
+    """Rows for several legs, in the order in which they would have gone out: one frame costs less than many."""
+
+    bursts: tuple[LegBurst, ...]
+
+
+@attrs.frozen
 class Heartbeat:
     """The connection lives."""
 
 
-Control: TypeAlias = Select | Release | Ended | LegBurst | Heartbeat
+Control: TypeAlias = Select | Release | Ended | LegBurst | Bundle | Heartbeat
 
 
 class _ControlHead(Struct):
@@ -483,9 +492,10 @@ class _Select(_ControlHead):
     episode: _Episode
     after_seq: _Number
     grant: str
+    bundles: bool = False
 
     def frame(self) -> Select:
-        return Select(self.leg, self.chat, Episode(*self.episode), self.after_seq, self.grant)
+        return Select(self.leg, self.chat, Episode(*self.episode), self.after_seq, self.grant, self.bundles)
 
 
 class _Release(_ControlHead):
@@ -520,17 +530,46 @@ class _BurstHeader(_ControlHead):
         return LegBurst(self.leg, Burst(episode, self.first_seq, self.count, rows, self.truncated))
 
 
+class _Bundled(Struct):
+    leg: _Number
+    episode: _Episode
+    first_seq: _Positive
+    count: _Positive
+    size: _Positive
+    """Of its rows, in bytes."""
+    truncated: bool = False
+
+
+class _BundleHeader(_ControlHead):
+    bursts: list[_Bundled]
+
+    def frame(self, rows: bytes) -> Bundle:
+        bursts, begin = [], 0
+        for bundled in self.bursts:
+            own_rows = rows[begin : begin + bundled.size]
+            begin += bundled.size
+            _check_rows(own_rows, bundled.count)
+            burst = Burst(Episode(*bundled.episode), bundled.first_seq, bundled.count, own_rows, bundled.truncated)
+            bursts.append(LegBurst(bundled.leg, burst))
+        if begin != len(rows):
+            raise WireError("not of this protocol: a bundle of another size than its bursts")
+        return Bundle(tuple(bursts))
+
+
 _CONTROL_HEAD = msgspec.json.Decoder(_ControlHead)
 _CONTROLS: dict[str, msgspec.json.Decoder[_Select | _Release | _Ended]] = {
     "select": msgspec.json.Decoder(_Select),
     "release": msgspec.json.Decoder(_Release),
     "ended": msgspec.json.Decoder(_Ended),
 }
-_BURST_HEADER = msgspec.json.Decoder(_BurstHeader)
+_BINARY_HEADERS: dict[str, msgspec.json.Decoder[_BurstHeader | _BundleHeader]] = {
+    "burst": msgspec.json.Decoder(_BurstHeader),
+    "bundle": msgspec.json.Decoder(_BundleHeader),
+}
 
 
 def encode_control(frame: Control) -> str | bytes:
-    """The frame for a socket: bytes (a binary frame) for a burst, text for all others."""
+    """The frame for a socket: bytes (a binary frame) for bursts, text for all others."""
     match frame:
         case LegBurst(leg, burst):
             header = _control(
@@ -542,9 +581,14 @@ def encode_control(frame: Control) -> str | bytes:
                 truncated=burst.truncated,
             )
             return b"%b\n%b" % (header, burst.rows)
-        case Select(leg, chat_id, episode, after_seq, grant):
+        case Bundle(bursts):
+            header = _control("bundle", bursts=[_bundled(of_leg.leg, of_leg.burst) for of_leg in bursts])
+            return b"".join([header, b"\n", *(of_leg.burst.rows for of_leg in bursts)])
+        case Select(leg, chat_id, episode, after_seq, grant, bundles):
             named = _named(episode)
-            text = _control("select", leg=leg, chat=chat_id, episode=named, after_seq=after_seq, grant=grant)
+            text = _control(
+                "select", leg=leg, chat=chat_id, episode=named, after_seq=after_seq, grant=grant, bundles=bundles
+            )
         case Release(leg):
             text = _control("release", leg=leg)
         case Ended(leg, episode, reason, last_seq, owner_id):
@@ -553,6 +597,11 @@ def encode_control(frame: Control) -> str | bytes:
         case _:
             text = HEARTBEAT
     return text.decode()
+
+
+def _bundled(leg: int, burst: Burst) -> _Bundled:
+    size = len(burst.rows)
+    return _Bundled(leg, _named(burst.episode), burst.first_seq, burst.count, size, burst.truncated)
 
 
 def _control(type: str, **fields: object) -> bytes:
@@ -569,18 +618,17 @@ def decode_control(data: str | bytes, *, limit_bytes: int) -> Control | None:
     if len(encoded) > limit_bytes:
         raise WireError(f"a frame of more than {limit_bytes} bytes")
     if isinstance(data, bytes):
-        return _decode_burst(data)
+        return _decode_bursts(data)
     if encoded == HEARTBEAT:
         return Heartbeat()
     decoder = _CONTROLS.get(_decode(_CONTROL_HEAD, encoded).type)
     return None if decoder is None else _decode(decoder, encoded).frame()
 
 
-def _decode_burst(data: bytes) -> LegBurst | None:
+def _decode_bursts(data: bytes) -> LegBurst | Bundle | None:
     header, _, rows = data.partition(b"\n")
-    if _decode(_CONTROL_HEAD, header).type != "burst":
-        return None
-    return _decode(_BURST_HEADER, header).frame(rows)
+    decoder = _BINARY_HEADERS.get(_decode(_CONTROL_HEAD, header).type)
+    return None if decoder is None else _decode(decoder, header).frame(rows)
 
 
 def _check_rows(rows: bytes, count: int) -> None:

@@ -17,7 +17,7 @@ Where things are (imports go downwards only):
     _presence.py         register, heartbeat, who is dead
     _engine.py           open_engine: one replica, wired
     stores/, pubsub/     databases and notifiers behind their protocols
-    transport/           dialer and parts endpoint, ASGI app, grants between replicas
+    transport/           dialer and parts endpoint, ASGI app, viewer listener, grants between replicas
     client.py            ChatClient
     responders/          ready responders
     testing/             the public testing kit
@@ -114,6 +114,7 @@ from .stores._base import Outcome as Outcome
 from .stores._base import Replica as Replica
 from .stores._base import Store as Store
 from .stores._base import View as View
+from .transport.viewers import serve_viewers as serve_viewers
 
 
 def _fix_modules() -> None:

@@ -12,6 +12,7 @@ import random as random_module
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -256,7 +257,7 @@ class Engine:
             cursor = Cursor(MessageRef(after_message_id, None)) if after_message_id else Cursor()
         return Subscription(self._shared, chat_id, cursor, headers or {})
 
-    @property
+    @cached_property
     def _shared(self) -> ReplicaParts:
         return ReplicaParts(
             replica_id=self.replica_id,

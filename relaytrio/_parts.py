@@ -44,6 +44,8 @@ class PartLog:
         self.episode = episode
         self.made_here = made_here
         self.sealed = False
+        self.forgotten = False
+        """No longer among this replica's logs: another one may have its place."""
         self.lost: Literal["truncated", "gap"] = "truncated"
         """Why the rows before `first_seq` are not here, for readers that have not had them."""
         self.size_bytes = 0
@@ -285,6 +287,7 @@ class PartLogs:
     def _forget(self, key: Key) -> None:
         del self._ended_at[key]
         log = self._logs.pop(key)
+        log.forgotten = True
         self.size_bytes -= log.size_bytes
         self._wake(key)
 
@@ -329,7 +332,7 @@ class PartLogs:
         while self.size_bytes > target:
             largest = max(self._logs.values(), key=lambda log: log.size_bytes)
             before = largest.size_bytes
-            largest._shrink_to(max(0, before - (self.size_bytes - target), before // 2))
+            largest._shrink_to(max(before - (self.size_bytes - target), before // 2))
             if largest.size_bytes == before:
                 return
 

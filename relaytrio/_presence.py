@@ -176,7 +176,7 @@ class Presence:
             except StoreUnavailable:
                 # Told by the heartbeat. Time passes for nobody until a read succeeds.
                 self._deaths.look_failed()
-            await trio.sleep(self._settings.acquire_seconds)
+            await trio.sleep(self._settings.death_look_seconds)
 
     async def _look_at_others(self) -> frozenset[str]:
         began = trio.current_time()

@@ -59,6 +59,7 @@ class RelayParams:
 
     chat_id: str
     first_view: View
+    """The one that says that the chat runs elsewhere."""
     replica_id: str
     """This replica: a chat that runs here needs no leg."""
     notifications: Latest[StatusNotification]
@@ -79,7 +80,11 @@ class Relay(Protocol):
     """Anything that keeps the local copies of remote episodes' logs filled."""
 
     def open(self, params: RelayParams) -> AbstractAsyncContextManager[None]:
-        """Work for one subscription for as long as the context lasts."""
+        """Work for one subscription for as long as the context lasts.
+
+        It is opened when the chat begins to run elsewhere, and left when it has not for `idle_leg_seconds`, or with the
+        subscription.
+        """
 
 
 @attrs.define
@@ -301,6 +306,7 @@ class _Following:
                 refusals += 1
                 await self._after_refusal(target, refusal, refusals)
             except _NotOwner:
+                refusals = 0
                 since = target.changes
                 await self._look_again()
                 # One immediate dial for each version of the chat that still names this worker.
@@ -308,6 +314,7 @@ class _Following:
                     await self._wait_to_retry(target, self._next_delay(target), since)
                 disowned_version = target.version
             except DialError as error:
+                refusals = 0  # only those in a row count: a leg may have been good for long before it was lost
                 await self._after_failure(target, error)
 
     async def _wait_until_wanted(self, target: _Target) -> None:

@@ -16,7 +16,7 @@ Seam: TypeAlias = Literal[
     # a viewer
     "watching, not read",
     "view read, not laid down",
-    "taken, not sent",
+    "asked, not taken",
     "poll read, not compared",
     # its relay
     "about to dial",

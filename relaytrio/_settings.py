@@ -66,6 +66,9 @@ class Settings:
     acquire_seconds: float = 1.0
     """How often a worker looks for chats to run, whatever the hints say."""
     heartbeat_seconds: float = 5.0
+    death_look_seconds: float = 0.5
+    """How often a worker looks whether others are dead: with `lock_look_seconds`, the most that a sudden death costs
+    before somebody goes on, for two small queries at a time."""
     dead_after_seconds: float = 20.0
     """An owner whose counter stands still for so long is dead. Four heartbeats."""
     replica_locks: bool = True

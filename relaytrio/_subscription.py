@@ -1,10 +1,11 @@
-"""One viewer: watch, merge and relay in one nursery.
+"""One viewer: watch, merge and relay.
 
 - *watch* reads the store when something says "look", and lays what it read into a one-place slot: it never waits for
   the viewer, so a slow one delays no decision. A view is cumulative from its base; a newer one overwrites an older.
-- *merge* decides, synchronously, what the viewer gets next (`_protocol/resume.py` knows the rules), and waits for
-  nothing but the viewer.
-- *relay* keeps the local copy of a remote episode's log filled.
+- *merge* decides, synchronously, what the viewer gets next (`_protocol/resume.py` knows the rules), when the viewer
+  asks for it: it has no task and no queue of its own.
+- *relay* keeps the local copy of a remote episode's log filled. It is there while the chat runs elsewhere, and for
+  `idle_leg_seconds` after that.
 
 Must not know: sockets, how a hint travels, how a leg is dialed. Who calls: the engine makes subscriptions; viewers
 iterate over them; the ASGI app takes their `frames`.
@@ -14,19 +15,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
 import attrs
 import trio
 
-from ._bounded import within
 from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
 from ._hints import Hints, Trouble
 from ._latest import Latest
 from ._nursery import BodyNursery
-from ._parts import PartLogs
+from ._parts import PartLog, PartLogs
 from ._protocol import wire
 from ._protocol.burst import Burst
 from ._protocol.events import Cursor, Degraded, Episode, Event
@@ -35,11 +35,10 @@ from ._protocol.retry import Backoff
 from ._relay import Relay, RelayParams, StatusNotification
 from ._seams import seam
 from ._settings import Settings
-from ._wakeup import Wakeup
+from ._shared_reads import SharedReads
+from ._wakeup import Announced, Wakeup
 from .stores._base import Fingerprint, Store, View
 
-ROOM_BURSTS = 2
-"""One that the viewer is taking, and one so that it need not wait for the merge."""
 EVENTS_PER_CHECKPOINT = 64
 """A viewer who works through a burst lets others run so often: a checkpoint costs as much as decoding ten events."""
 
@@ -52,8 +51,12 @@ class Frame:
     cursor: str
 
 
-_Item: TypeAlias = tuple[str, Burst | tuple[Event, ...]]
-"""What merge hands to the viewer: the cursor after it, and rows as they are in the log, or other events."""
+Taken: TypeAlias = Burst | tuple[Event, ...]
+"""What a viewer gets next: rows as they are in the log, or other events."""
+_Item: TypeAlias = tuple[str, Taken]
+"""The cursor after it, and that."""
+WatchingLog: TypeAlias = Callable[[str, Episode], AbstractContextManager[None]]
+"""Watches the log of that chat's episode, for as long as the context lasts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +71,11 @@ class ReplicaParts:
     settings: Settings
     random: Callable[[], float]
     logger: logging.Logger
+    reads: SharedReads = attrs.field(init=False)
+
+    @reads.default
+    def _own_reads(self) -> SharedReads:
+        return SharedReads(self.store, self.settings.store_read_seconds)
 
 
 class Subscription:
@@ -100,22 +108,22 @@ class Subscription:
         with ExitStack() as resources:
             # Hints first: nothing committed between the first read and the first hint is missed.
             resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))
+            resources.enter_context(self._merge)
             await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)
+            self._watch.begin()
             first = await self._watch.read()
             await self._nursery.__aenter__()
             self._resources = resources.pop_all()
+        self._watch.run_relay = self._start_relay
+        self._start_relay(first)
         self._nursery.start_soon(self._watch.run)
-        self._nursery.start_soon(self._merge.run)
-        if self._replica.relay is not None:
-            self._nursery.start_soon(self._run_relay, self._replica.relay, first)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         with self._resources:
-            self._watch.notifications.close()
-            self._merge.received.close()
+            self._watch.close()
             return await self._nursery.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - it cancels its own tasks
 
     def __aiter__(self) -> Self:
@@ -138,6 +146,16 @@ class Subscription:
         """The stream as ready frames."""
         return Frames(self)
 
+    def pulled(self, news: Callable[[], None], watching: WatchingLog | None = None) -> Pulled:
+        """The stream for whoever does not wait for it. `news`, synchronous, is called when to look for more.
+
+        With `watching` it is not called when the live episode's log changes: the context that this gives watches it.
+        Once, before the subscription is entered; it cannot be iterated over then.
+        """
+        self._merge.watching = watching or self._merge.watching
+        self._watch.news = Announced(news)
+        return Pulled(self._merge, self._watch, self._progress)
+
     async def _hand_over(self, event: Event) -> Event:
         self._since_checkpoint += 1
         if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
@@ -153,20 +171,31 @@ class Subscription:
             raise trio.BusyResourceError("another task is reading this subscription")
         self._taking = True
         try:
-            item = await self._merge.received.receive()
-        except trio.EndOfChannel:
-            raise self._watch.ending or SubscriptionFailed("the stream ended") from None
+            item = await self._merge.take()
         finally:
             self._taking = False
         self._since_checkpoint = 0
         return item
 
-    async def _run_relay(self, relay: Relay, first: View) -> None:
+    def _start_relay(self, view: View) -> None:
+        """If the chat runs elsewhere, and nobody follows it yet."""
+        relay = self._replica.relay
+        if relay is not None and self._watch.notifications is None and self._runs_elsewhere(view):
+            self._watch.notifications = Latest()
+            self._nursery.start_soon(self._run_relay, relay, view, self._watch.notifications)
+
+    def _runs_elsewhere(self, view: View) -> bool:
+        return view.chat.status in ("running", "interrupting") and view.chat.worker_id not in (
+            None,
+            self._replica.replica_id,
+        )
+
+    async def _run_relay(self, relay: Relay, first: View, notifications: Latest[StatusNotification]) -> None:
         params = RelayParams(
             chat_id=self.chat_id,
             first_view=first,
             replica_id=self._replica.replica_id,
-            notifications=self._watch.notifications,
+            notifications=notifications,
             parts=self._replica.parts,
             headers=self._headers,
             look_again=self._watch.look_again,
@@ -175,7 +204,20 @@ class Subscription:
             logger=self._replica.logger,
         )
         async with relay.open(params):
-            await trio.sleep_forever()
+            await self._until_unneeded()
+            self._watch.notifications = None  # a view that comes while it is being left starts another
+
+    async def _until_unneeded(self) -> None:
+        """Return when the chat has not run elsewhere for `idle_leg_seconds`."""
+        watch = self._watch
+        while True:
+            while self._runs_elsewhere(watch.last_view):
+                await watch.viewed.wait()
+            with trio.move_on_after(self._replica.settings.idle_leg_seconds):
+                while not self._runs_elsewhere(watch.last_view):
+                    await watch.viewed.wait()
+            if not self._runs_elsewhere(watch.last_view):
+                return
 
 
 class Frames:
@@ -189,7 +231,7 @@ class Frames:
         return self
 
     async def __anext__(self) -> Frame:
-        """The next frame: at most `burst_bytes`, but for a single event that is larger. A checkpoint when it waits."""
+        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint when it waits."""
         while True:
             for frame in self._frames:
                 self._subscription.cursor = frame.cursor
@@ -198,10 +240,48 @@ class Frames:
             if isinstance(burst_or_events, Burst):
                 self._frames = iter([Frame(b"[%b]" % burst_or_events.rows, cursor)])
             else:
-                self._frames = _framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
+                self._frames = framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
 
 
-def _framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+class Pulled:
+    """A subscription's stream for whoever takes it when told that there is news. All of it is synchronous."""
+
+    def __init__(self, merge: _Merge, watch: _Watch, progress: Progress) -> None:
+        self._merge = merge
+        self._watch = watch
+        self._progress = progress
+
+    def next(self) -> Taken | None:
+        """What the viewer gets next; None: nothing for now. What was given counts as had."""
+        return self._merge.next()
+
+    @property
+    def more(self) -> bool:
+        """Whether to ask again at once: there may be more, and no news of it."""
+        return self._watch.view is not None or self._merge.has_rows
+
+    @property
+    def has_all_rows(self) -> int | None:
+        """The seq up to which the viewer has the live episode, if that is all that its log has; None: it is not."""
+        return self._progress.seq if self._merge.has_all_rows else None
+
+    def had(self, seq: int) -> None:
+        """The viewer has had the live episode's rows up to this seq, in another way."""
+        self._progress.seq = seq
+
+    @property
+    def look_at(self) -> float | None:
+        """When to look again though no news came, in Trio's time."""
+        return self._merge.hold_until
+
+    @property
+    def ending(self) -> Exception | None:
+        """Why nothing more will come, once `next` has given all there was."""
+        return self._watch.ending
+
+
+def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+    """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
     rows: list[bytes] = []
     size, cursor = 0, ""
     for event in events:
@@ -218,14 +298,24 @@ class _Watch:
     """Reads the store when something says "look", and never waits for the viewer."""
 
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress) -> None:
-        self.notifications: Latest[StatusNotification] = Latest()
+        self.notifications: Latest[StatusNotification] | None = None
+        """Of the relay; None: there is none."""
+        self.run_relay: Callable[[View], None] = lambda view: None
+        """Called with every view."""
+        self.last_view: View
+        self.viewed = Wakeup()
+        """Wakes who waits for the relay to be needed no more."""
+        self.closed = False
         self.fingerprint: Fingerprint | None = None
         self.ending: Exception | None = None
         """Why the stream ends."""
         self.view: View | None = None
         """The slot: the newest view that merge has not taken."""
+        self.over_since: float | None = None
+        """When a view came that says that the live episode of the last one taken is over; a newer one does not extend
+        it."""
         self.news = Wakeup()
-        """Wakes merge."""
+        """Wakes the viewer."""
         self.troubles: dict[Trouble, tuple[bool, str]] = {}
         self._replica = replica
         self._chat_id = chat_id
@@ -236,18 +326,28 @@ class _Watch:
         self._seen = 0
         self._episode: Episode | None = None
         self._reading = False
+        self._since = 0
+        """How many reads of this replica had begun at the last reason to look."""
         self._reads_ended = 0
         self._read_ended = trio.Event()
 
     # What others say; all synchronous.
 
+    def begin(self) -> None:
+        """The first read is one that begins after now."""
+        self._since = self._replica.reads.begun
+
     def hinted(self, snapshot_version: int) -> None:
         if snapshot_version > self._seen:
             self._hinted = max(self._hinted, snapshot_version)
-            self._wakeup.set()
+            self._notice()
 
     def look(self) -> None:
         self._forced = True
+        self._notice()
+
+    def _notice(self) -> None:
+        self.begin()
         self._wakeup.set()
 
     def episode_appeared(self, episode: Episode) -> None:
@@ -264,6 +364,13 @@ class _Watch:
 
     def finish(self, ending: Exception) -> None:
         self.ending = self.ending or ending
+        self.news.set()
+
+    def close(self) -> None:
+        """The viewer leaves."""
+        self.closed = True
+        if self.notifications is not None:
+            self.notifications.close()
         self.news.set()
 
     async def look_again(self) -> None:
@@ -306,10 +413,7 @@ class _Watch:
         """One read, from what the viewer has at this moment; its result goes to merge and to the relay."""
         self._reading = True
         try:
-            view = await within(
-                self._replica.settings.store_read_seconds,
-                self._replica.store.read_view(self._chat_id, self._progress.base),
-            )
+            view = await self._replica.reads.read(self._chat_id, self._progress.base, self._since)
             await seam("view read, not laid down", chat_id=self._chat_id, replica_id=self._replica.replica_id)
         finally:
             self._reading = False
@@ -320,11 +424,18 @@ class _Watch:
         return view
 
     def _lay_down(self, view: View) -> None:
-        self.view = view
+        self.view = self.last_view = view
+        if not self._progress.ends_live_episode(view):
+            self.over_since = None
+        elif self.over_since is None:
+            self.over_since = trio.current_time()
         self._seen = view.chat.snapshot_version
         self._episode = view.chat.live_episode
         self.fingerprint = None if view.more else _fingerprint(view)
-        self.notifications.put(StatusNotification.of(view.chat))
+        if self.notifications is not None:
+            self.notifications.put(StatusNotification.of(view.chat))
+        self.run_relay(view)
+        self.viewed.set()
         self.news.set()
 
 
@@ -334,40 +445,54 @@ def _fingerprint(view: View) -> Fingerprint:
 
 
 class _Merge:
-    """Decides what the viewer gets next, and waits for nothing but the viewer."""
+    """Decides what the viewer gets next. A context manager, for what it watches."""
 
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress, watch: _Watch) -> None:
-        self._out, self.received = trio.open_memory_channel[_Item](ROOM_BURSTS)
         self._replica = replica
         self._chat_id = chat_id
         self._progress = progress
         self._watch = watch
         self._told: dict[Trouble, bool] = {}
-        self._hold_until: float | None = None
+        self.watching: WatchingLog = lambda chat_id, episode: replica.parts.watching(chat_id, episode, watch.news.set)
+        self.hold_until: float | None = None
+        """Until when a view waits for the last parts."""
+        self._log: PartLog | None = None
+        self._log_of: Episode | None = None
         self._log_watched: Episode | None = None
         self._log_watch = ExitStack()
 
-    async def run(self) -> None:
-        """Send what is to be sent, until the stream ends."""
-        with self._out, self._log_watch:
-            while True:
-                item = self._next()
-                if item is not None:
-                    await seam("taken, not sent", chat_id=self._chat_id, replica_id=self._replica.replica_id)
-                    try:
-                        await self._out.send(item)
-                    except trio.BrokenResourceError:
-                        return  # the viewer is leaving
-                elif self._watch.ending is not None:
-                    return
-                else:
-                    await self._wait()
+    def __enter__(self) -> Self:
+        return self
 
-    def _next(self) -> _Item | None:
+    def __exit__(self, *details: object) -> None:
+        self._log = None
+        self._log_watch.close()
+
+    async def take(self) -> _Item:
+        """What the viewer gets next. A checkpoint; cancelled, nothing was taken.
+
+        Raises why the stream ends, and `trio.ClosedResourceError` when the viewer has left.
+        """
+        await seam("asked, not taken", chat_id=self._chat_id, replica_id=self._replica.replica_id)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while (taken := self.next()) is None:
+            if self._watch.closed:
+                raise trio.ClosedResourceError("the subscription was left")
+            if self._watch.ending is not None:
+                raise self._watch.ending
+            await self._wait()
+            waited = True
+        if not waited:
+            # Shielded: it is already taken, and a cancelled viewer resumes from its cursor.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return str(self._progress.cursor), taken
+
+    def next(self) -> Taken | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""
         troubles = self._take_troubles()
         if troubles:
-            return self._item(troubles)
+            return troubles
         view = self._watch.view
         if view is not None and not self._progress.fits(view):
             self._watch.view = None
@@ -375,12 +500,12 @@ class _Merge:
         elif view is not None and not self._must_hold(view):
             events = self._take(view)
             if events:
-                return self._item(tuple(events))
+                return tuple(events)
         return self._next_rows()
 
     def _take(self, view: View) -> list[Event]:
-        self._watch.view = None
-        self._hold_until = None
+        self._watch.view = self._watch.over_since = None
+        self.hold_until = None
         events = self._progress.take(view)
         if view.more:
             self._watch.look()
@@ -397,24 +522,27 @@ class _Merge:
             return False
         if log.ended:
             return log.last_seq > self._progress.seq
-        if self._hold_until is None:
-            self._hold_until = trio.current_time() + self._replica.settings.end_of_episode_seconds
-        return trio.current_time() < self._hold_until
+        over_since = self._watch.over_since
+        if over_since is None:
+            return False
+        self.hold_until = over_since + self._replica.settings.end_of_episode_seconds
+        return trio.current_time() < self.hold_until
 
-    def _next_rows(self) -> _Item | None:
-        live = self._progress.live
-        log = None if live is None else self._replica.parts.find(self._chat_id, live)
+    def _next_rows(self) -> Taken | None:
+        log = self._live_log()
         burst = None if log is None else log.read(self._progress.seq, self._replica.settings.burst_bytes)
         if log is None or burst is None:
             return None
         if burst.truncated:
             # One thing at a time: the reset first, the rows with the next look.
             reset = self._progress.skip_lost(burst.first_seq, log.lost)
-            return self._item((reset,))
+            return (reset,)
         self._progress.take_rows(burst)
-        return self._item(burst)
+        return burst
 
     def _take_troubles(self) -> tuple[Event, ...]:
+        if not self._watch.troubles:
+            return ()
         events: list[Event] = []
         if self._progress.base.stamp is None:
             return ()  # before the first view the viewer's cursor is not whole: no event can carry it
@@ -427,8 +555,25 @@ class _Merge:
         self._watch.troubles.clear()
         return tuple(events)
 
-    def _item(self, burst_or_events: Burst | tuple[Event, ...]) -> _Item:
-        return (str(self._progress.cursor), burst_or_events)
+    @property
+    def has_rows(self) -> bool:
+        """Whether the live episode has rows that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq > self._progress.seq
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether the live episode has a log here, and no row in it that the viewer has not."""
+        log = self._live_log()
+        return log is not None and log.last_seq == self._progress.seq
+
+    def _live_log(self) -> PartLog | None:
+        """The live episode's log, if there is one here. Looked up once: it is asked for with every burst."""
+        live, log = self._progress.live, self._log
+        if log is None or log.forgotten or live is not self._log_of:
+            log = self._log = None if live is None else self._replica.parts.find(self._chat_id, live)
+            self._log_of = live
+        return log
 
     def _watch_log(self, episode: Episode | None) -> None:
         if episode == self._log_watched:
@@ -436,12 +581,11 @@ class _Merge:
         self._log_watch.close()
         self._log_watched = episode
         if episode is not None:
-            watching = self._replica.parts.watching(self._chat_id, episode, self._watch.news.set)
-            self._log_watch.enter_context(watching)
+            self._log_watch.enter_context(self.watching(self._chat_id, episode))
 
     async def _wait(self) -> None:
-        if self._hold_until is None:
+        if self.hold_until is None:
             await self._watch.news.wait()
             return
-        with trio.move_on_at(self._hold_until):
+        with trio.move_on_at(self.hold_until):
             await self._watch.news.wait()

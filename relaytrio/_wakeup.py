@@ -6,6 +6,8 @@ so nothing can be missed between the look and the next wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 
@@ -47,6 +49,18 @@ class Wakeup:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Announced(Wakeup):
+    """Nobody waits for it: whoever is to look is told by a call, every time that it is set."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def set(self) -> None:
+        """Tell."""
+        self._tell()
 
 
 class Flag:

@@ -191,6 +191,14 @@ def test_truncation_goes_from_copy_to_copy(log: PartLog) -> None:
         assert copy.read(3, PLENTY) == taken
 
 
+def test_what_was_joined_for_a_reader_goes_with_its_rows(log: PartLog) -> None:
+    """A reader that asks again after the oldest rows went is told so, and they are kept nowhere."""
+    log.append(rows(1, 9))
+    assert log.read(0, PLENTY) == burst(1, 9)
+    log._shrink_to(log.size_bytes * 5 // 9)
+    assert log.read(0, PLENTY) == burst(5, 9, truncated=True)
+
+
 def test_a_copy_is_sealed_when_it_has_all(copy: PartLog) -> None:
     """The end of the remote log seals a copy that has all its rows, and no other."""
     copy.extend(burst(1, 3))
@@ -347,11 +355,33 @@ def test_a_full_replica_shortens_the_largest_log() -> None:
     small, large = logs.make("small", EPISODE), logs.make("large", EPISODE)
     small.append(rows(1, 5))
     large.append(rows(1, 28))
-    assert logs.size_bytes <= 30 * WEIGHT
+    assert logs.size_bytes == 30 * WEIGHT
     assert has(small) == rows(1, 5)
-    assert large.last_seq == 28
-    assert large.read(0, PLENTY) == burst(large.first_seq, 28, truncated=True)
+    assert large.read(0, PLENTY) == burst(4, 28, truncated=True)
     assert large.lost == "truncated"
+
+
+def test_no_log_makes_room_alone() -> None:
+    """One that must shrink by more than half gives half, and then whichever is the largest by now gives the rest."""
+    logs = sized(logs=32)
+    one, other = logs.make("one", EPISODE), logs.make("other", EPISODE)
+    one.append(rows(1, 20))
+    other.append(rows(1, 40))
+    assert has(other) == rows(21, 40)
+    assert has(one) == rows(11, 20)
+
+
+def test_no_more_ended_logs_go_than_need_be() -> None:
+    """As soon as there is room enough, what is left of the ended logs stays for those who still read them."""
+    logs = sized(logs=32)
+    for name, count in (("first", 3), ("second", 5)):
+        log = logs.make(name, EPISODE)
+        log.append(rows(1, count))
+        log.seal()
+    logs.make("live", EPISODE).append(rows(1, 25))
+    assert logs.find("first", EPISODE) is None
+    assert logs.find("second", EPISODE) is not None
+    assert logs.size_bytes == 30 * WEIGHT
 
 
 def test_more_logs_than_there_is_room_for_keep_their_last_rows() -> None:
@@ -401,6 +431,18 @@ def test_the_size_is_that_of_the_rows(actions: list[tuple[int, str, int]]) -> No
             assert logs.size_bytes == sum(kept) * WEIGHT
             assert sum(kept) <= 32
             assert max(kept, default=0) <= 12
+
+
+def test_rows_are_counted_where_they_come_from() -> None:
+    """An operator sees how many rows were made here, and how many came over legs and were new."""
+    logs = sized()
+    log = logs.make("made", EPISODE)
+    log.append(rows(1, 2))
+    log.append(rows(3, 3))
+    with logs.filling("copied", EPISODE) as copy:
+        copy.extend(burst(1, 4))
+        copy.extend(burst(3, 6))
+    assert (3, 6) == (logs.rows_made, logs.rows_copied)
 
 
 def test_ten_thousand_readers_cost_no_queue() -> None:

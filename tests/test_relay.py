@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from relaytrio._dialer import DialRequest
 from relaytrio._errors import (
     BadReplicaAddress,
     DialError,
@@ -29,7 +30,8 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
-from relaytrio._relay import RelayParams
+from relaytrio._protocol.wire import EndReason
+from relaytrio._relay import RelayCounts, RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
@@ -327,6 +329,26 @@ async def test_past_the_200_ms_the_message_comes_and_no_part_follows(autojump_cl
         check_stream(events)
 
 
+async def test_a_newer_view_does_not_extend_the_wait(autojump_clock: MockClock) -> None:
+    """The 200 ms count from the view that first said that the episode is over."""
+    async with open_scene() as scene, trio.open_nursery() as nursery:
+        episode = await scene.acquire(HERE)
+
+        async def send_later() -> None:
+            await trio.sleep(0.15)
+            await scene.send("next")
+
+        async with scene.subscribe() as subscription:
+            scene.make_parts(episode, "a")
+            await until(subscription, MessagePart)
+            started = trio.current_time()
+            await scene.finish("ab")
+            nursery.start_soon(send_later)
+            events = await until(subscription, Status, status="running")
+            assert pytest.approx(0.2) == trio.current_time() - started
+        assert ["assistant", "user"] == [e.message.role for e in events if isinstance(e, MessageEvent)]
+
+
 async def test_no_message_waits_longer_for_a_worker_that_goes_on(autojump_clock: MockClock) -> None:
     """The leg stays open for the next episode, and the end of the former one is lost: 200 ms, no more."""
     async with open_scene() as scene:
@@ -446,6 +468,283 @@ async def test_a_refused_dial_is_tried_once_more_then_slowly_and_told(autojump_c
             leg = third.complete()
             scene.feed(leg, await scene.live_episode(), ["a"])
             await until(subscription, Degraded, what="relay", ok=True)
+
+
+async def test_a_refused_select_counts_as_a_refused_dial(autojump_clock: MockClock) -> None:
+    """The grant of a select may have come too late: once more with a fresh one, then slowly, and told."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            started = trio.current_time()
+            for _ in range(2):
+                leg = (await scene.dialer.next_dial()).complete()
+                await leg.selected()
+                leg.end("refused", 0)
+            assert started == trio.current_time()
+            [*_, told] = await until(subscription, Degraded)
+            assert "replica there: the peer did not accept the grant" == getattr(told, "message", None)
+            await scene.dialer.next_dial()
+            assert pytest.approx(15.0) == trio.current_time() - started
+
+
+@pytest.mark.parametrize("reason", ["beyond", "sealed"])
+async def test_an_end_that_does_not_fit_the_copy_is_a_lost_leg(autojump_clock: MockClock, reason: EndReason) -> None:
+    """GAPS_ARE_TOLD: a copy that lacks rows is not taken for whole; it is dialed again, and told if that lasts."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for round in range(3):
+                leg = (await scene.dialer.next_dial()).complete()
+                assert min(round, 1) == (await leg.selected()).after_seq
+                if round == 0:
+                    scene.feed(leg, episode, ["a"])
+                    await until(subscription, MessagePart)
+                leg.end(reason, 5)
+            [*_, told] = await until(subscription, Degraded)
+            expected = "replica there: the peer's log and its copy here do not fit"
+            assert expected == getattr(told, "message", None)
+            assert not scene.log(episode).sealed
+
+
+async def test_an_episode_that_is_over_there_is_a_reason_to_look(autojump_clock: MockClock) -> None:
+    """NO_LOSS: the peer knows of an end that no hint has announced; whatever rows are here, none is waited for."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, episode, ["a"])
+            await until(subscription, MessagePart)
+            scene.announcing = False
+            await scene.finish("ab")
+            started = trio.current_time()
+            leg.end("over", 5)
+            await until(subscription, Status, status="waiting")
+            assert started == trio.current_time()
+
+
+@pytest.mark.parametrize(
+    ("reason", "last_seq", "ends"),
+    [("sealed", 2, True), ("sealed", 5, False), ("over", 2, False), ("beyond", 2, False)],
+)
+async def test_the_end_of_the_former_episode_may_come_after_the_next_was_selected(
+    autojump_clock: MockClock, reason: EndReason, last_seq: int, ends: bool
+) -> None:
+    """LAST_PARTS: with all its rows here its message waits no longer; any other end of it changes nothing."""
+    async with open_scene() as scene:
+        first = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, first, ["a"])
+            events = await until(subscription, MessagePart)
+            await scene.send("next")
+            started = trio.current_time()
+            await scene.finish("ab")
+            await leg.selected()
+            scene.feed(leg, first, ["b"], first_seq=2)
+            leg.end(reason, last_seq, episode=first)
+            leg.end("sealed", 0, episode=attrs.evolve(first, run_id="foreign"))
+            events += await until(subscription, MessageEvent)
+            assert ends == scene.log(first).sealed
+            assert pytest.approx(0.0 if ends else 0.2) == trio.current_time() - started
+            scene.feed(leg, await scene.live_episode(), ["c"])
+            events += await until(subscription, MessagePart)
+            assert 1 == len(scene.dialer.dials)
+        assert ["a", "b", "c"] == texts(events)
+
+
+async def test_a_single_failed_dial_is_told_to_nobody(autojump_clock: MockClock) -> None:
+    """A replica that restarts is everyday: the third failure in a row is told, with the worker's name."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for _ in range(2):
+                (await scene.dialer.next_dial()).fail()
+            third = await scene.dialer.next_dial()
+            assert "degraded" not in kinds(await at_hand(subscription))
+            third.fail()
+            [told] = await at_hand(subscription)
+            assert "replica there: this dial was told to fail" == getattr(told, "message", None)
+
+
+async def test_the_copy_at_hand_is_kept_while_its_leg_is_given_up(autojump_clock: MockClock) -> None:
+    """A slow viewer still finds the rows of an episode whose worker goes on with something else for long."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            leg.end("sealed", 1, episode=episode)
+            await until(subscription, MessagePart)
+            await trio.sleep(3600)
+            assert leg.closed.is_set()
+            assert 1 == scene.log(episode).last_seq
+
+
+@pytest.mark.parametrize("ends", ["lost", "not owner", "idle"])
+async def test_a_refusal_after_a_good_leg_is_the_first_again(autojump_clock: MockClock, ends: str) -> None:
+    """What was refused once, long ago, and worked since, is tried once more at once, and told to nobody."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            (await scene.dialer.next_dial()).fail(DialRefused(THERE, "401"))
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            events = await until(subscription, MessagePart)
+            if ends == "lost":
+                leg.drop()
+            elif ends == "not owner":
+                leg.end("not_owner", 1)
+            else:
+                leg.end("sealed", 1)
+                await leg.closed.wait()
+                await scene.apply(BeginAttempt(run_id="run1", token="t"))
+            dial = await scene.dialer.next_dial()
+            started = trio.current_time()
+            dial.fail(DialRefused(THERE, "401"))
+            await scene.dialer.next_dial()
+            assert started == trio.current_time()
+            assert "degraded" not in kinds(events + await at_hand(subscription))
+
+
+async def test_a_dial_is_told_the_chat_the_worker_and_the_viewers_headers(autojump_clock: MockClock) -> None:
+    """What a dialer of one's own decides by; which headers go further is for it to say."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(cookie="a=b"):
+            assert DialRequest("c", THERE, {"cookie": "a=b"}) == (await scene.dialer.next_dial()).request
+
+
+async def test_legs_are_counted(autojump_clock: MockClock) -> None:
+    """An operator sees how many legs there are, and how many were opened and dialed."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(), scene.subscribe():
+            legs = [(await scene.dialer.next_dial()).complete() for _ in range(2)]
+            await wait_all_tasks_blocked()
+            assert RelayCounts(open=2, opened=2, dials=2) == scene.relay.counts
+            legs[0].drop()
+            (await scene.dialer.next_dial()).fail()
+            assert RelayCounts(open=1, opened=2, dials=3) == scene.relay.counts
+        assert RelayCounts(open=0, opened=2, dials=3) == scene.relay.counts
+
+
+async def test_who_comes_back_at_once_is_followed_on_the_open_leg(autojump_clock: MockClock) -> None:
+    """A turn ends and its worker acquires the next within the 200 ms: the leg that was to be left stays."""
+    async with open_scene() as scene:
+        first = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, first, ["a"])
+            await until(subscription, MessagePart)
+            await scene.finish("a")
+            await trio.sleep(0.1)
+            await scene.send("next")
+            second = await scene.acquire(THERE)
+            assert second == (await leg.selected()).episode
+            await trio.sleep(60)
+            assert not leg.closed.is_set()
+            scene.feed(leg, second, ["b"])
+            await until(subscription, MessagePart, episode=second)
+            assert 1 == len(scene.dialer.dials)
+            leg.drop()
+            await scene.dialer.next_dial()
+
+
+async def test_a_leg_that_ends_in_the_middle_is_a_lost_one(autojump_clock: MockClock) -> None:
+    """ALWAYS_RETRIES: a peer that closes properly, but too early, is dialed again, and told of if that lasts."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for _ in range(3):
+                leg = (await scene.dialer.next_dial()).complete()
+                await leg.selected()
+                leg.hang_up()
+            [*_, told] = await until(subscription, Degraded)
+            assert "replica there: the leg ended in the middle of an episode" == getattr(told, "message", None)
+
+
+@pytest.mark.parametrize("properly", [True, False])
+async def test_an_idle_leg_that_ends_is_no_failure(autojump_clock: MockClock, properly: bool) -> None:
+    """All that was wanted is here: nobody is told, nobody dials, and the next episode needs no delay."""
+    async with open_scene(dial_retry_seconds=8.0) as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for attempt in range(4):
+                leg = (await scene.dialer.next_dial()).complete()
+                leg.end("sealed", 0, episode=episode)
+                await wait_all_tasks_blocked()
+                if properly:
+                    leg.hang_up()
+                else:
+                    leg.drop()
+                assert "degraded" not in kinds(await at_hand(subscription, 60))
+                await scene.dialer.no_dial()
+                await scene.apply(BeginAttempt(run_id="run1", token=str(attempt)))
+                episode = await scene.live_episode()
+                started = trio.current_time()
+                await wait_all_tasks_blocked()
+                assert 1 == len(scene.dialer.pending_dials)
+                assert started == trio.current_time()
+
+
+async def test_what_breaks_again_is_told_again(autojump_clock: MockClock) -> None:
+    """GAPS_ARE_TOLD: each time the relay stops to work, and each time it works again, and why."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            for number in range(3):
+                (await scene.dialer.next_dial()).fail(ReplicaNotFound(THERE, "no"))
+                [*_, broken] = await until(subscription, Degraded)
+                leg = (await scene.dialer.next_dial()).complete()
+                scene.feed(leg, episode, ["x"], first_seq=number + 1)
+                [*_, works] = await until(subscription, Degraded)
+                expected = [(False, "replica there: no"), (True, "parts arrive again")]
+                assert expected == [(getattr(told, "ok", 0), getattr(told, "message", 0)) for told in (broken, works)]
+                leg.drop()
+
+
+@pytest.mark.parametrize(("brings", "failures"), [("a new row", 0), ("a known row", 2), ("a foreign row", 2)])
+async def test_only_a_row_that_was_asked_for_resets_the_retry(
+    autojump_clock: MockClock, brings: str, failures: int
+) -> None:
+    """A peer that accepts every leg and gives nothing of use is dialed ever more slowly."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe():
+            leg = (await scene.dialer.next_dial()).complete()
+            scene.feed(leg, episode, ["a"])
+            await wait_all_tasks_blocked()
+            leg.drop()
+            (await scene.dialer.next_dial()).fail()
+            leg = (await scene.dialer.next_dial()).complete()
+            of = attrs.evolve(episode, run_id="foreign") if brings == "a foreign row" else episode
+            scene.feed(leg, of, ["x"], first_seq=1 if brings == "a known row" else 2)
+            await wait_all_tasks_blocked()
+            started = trio.current_time()
+            leg.drop()
+            await scene.dialer.next_dial()
+            assert pytest.approx(0.999 * 0.5 * 2**failures) == trio.current_time() - started
+
+
+async def test_who_has_a_leg_again_does_not_rest(autojump_clock: MockClock) -> None:
+    """A viewer that was waiting to dial, and has a leg since, is one that others live on."""
+    async with open_scene(dial_retry_seconds=15.0) as scene:
+        episode = await scene.acquire(THERE)
+        async with scene.subscribe() as waiting:
+            hanging = await scene.dialer.next_dial()
+            async with scene.subscribe():
+                (await scene.dialer.next_dial()).fail()
+                leg = (await scene.dialer.next_dial()).complete()
+                scene.feed(leg, episode, ["a"])
+                hanging.fail()
+                await until(waiting, MessagePart)
+                await wait_all_tasks_blocked()
+                started = trio.current_time()
+            await scene.dialer.next_dial()
+            assert started == trio.current_time()
 
 
 @pytest.mark.parametrize("where", [HERE, ELSEWHERE])
@@ -604,7 +903,9 @@ async def test_closed_notifications_cost_nothing(autojump_clock: MockClock) -> N
         async with scene.subscribe() as subscription:
             leg = (await scene.dialer.next_dial()).complete()
             await until(subscription, CaughtUp)
-            subscription._watch.notifications.close()
+            notifications = subscription._watch.notifications
+            assert notifications is not None
+            notifications.close()
             await wait_all_tasks_blocked()
             steps = _Steps()
             trio.lowlevel.add_instrument(steps)
@@ -633,6 +934,7 @@ async def test_a_failing_relay_of_ones_own_leaves_as_one_exception(autojump_cloc
             yield
 
     async with open_scene(relay=Broken()) as scene:
+        await scene.acquire(THERE)
         with pytest.raises(SubscriptionFailed) as caught:
             async with scene.subscribe() as subscription:
                 await at_hand(subscription, 60)

@@ -7,13 +7,17 @@ import gc
 import attrs
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import ChatDeleted, ChatNotFound, ConfigurationError, StoreUnavailable, SubscriptionFailed
 from relaytrio._protocol import wire
+from relaytrio._protocol.burst import SEPARATOR
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
     CaughtUp,
+    Cursor,
     Degraded,
     HistoryReset,
     MessageEvent,
@@ -23,10 +27,11 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
+from relaytrio._subscription import framed
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
-from tests.scene import HERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
+from tests.scene import HERE, THERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
 
 
 async def test_a_viewer_gets_history_state_and_local_parts_in_order(autojump_clock: MockClock) -> None:
@@ -60,6 +65,18 @@ async def test_last_parts_go_before_the_message(autojump_clock: MockClock) -> No
         assert list("abcdef") == texts(events)
 
 
+async def test_a_message_waits_for_no_log_that_is_not_here(autojump_clock: MockClock) -> None:
+    """NEVER_HANGS: where no part of an episode can come from, its message comes at once."""
+    async with open_scene() as scene:
+        await scene.acquire(THERE)
+        async with scene.subscribe(relay=False) as subscription:
+            await until(subscription, CaughtUp)
+            started = trio.current_time()
+            await scene.finish("answer")
+            await until(subscription, MessageEvent)
+            assert started == trio.current_time()
+
+
 async def test_a_resumed_viewer_gets_exactly_the_rest(autojump_clock: MockClock) -> None:
     """CATCH_UP: no message and no part that the cursor covers is sent again."""
     async with open_scene() as scene:
@@ -88,6 +105,26 @@ async def test_a_cursor_is_the_same_in_frames_as_in_events(autojump_clock: MockC
                     framed += wire.decode_frame(frame.data)
                     assert frame.cursor == framed[-1].cursor == other.cursor
         assert [wire.encode_event(event) for event in events] == [wire.encode_event(event) for event in framed]
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1), limit=st.integers(0, 200))
+def test_frames_of_events_are_cut_at_the_limit(sizes: list[int], limit: int) -> None:
+    """BOUNDED: the rows of a frame are within the limit, unless it is one alone; none is smaller than need be."""
+    events = tuple(CaughtUp(cursor=f"{number}".rjust(size, "x")) for number, size in enumerate(sizes))
+    frames = list(framed(events, limit))
+    cut = [wire.decode_frame(frame.data) for frame in frames]
+    assert list(events) == [event for inside in cut for event in inside]
+    assert [inside[-1].cursor for inside in cut] == [frame.cursor for frame in frames]
+    weights = [len(frame.data) - len(b"[]") for frame in frames]
+    assert all(weight <= limit or len(inside) == 1 for weight, inside in zip(weights, cut, strict=True))
+    for weight, following in zip(weights, cut[1:], strict=False):
+        assert weight + len(SEPARATOR) + len(wire.encode_event(following[0])) > limit
+
+
+async def test_before_the_first_event_the_cursor_is_the_one_given(autojump_clock: MockClock) -> None:
+    """A viewer who leaves at once has had what it came with."""
+    async with open_scene() as scene, scene.subscribe("1-other") as subscription:
+        assert "1-other" == subscription.cursor
 
 
 async def test_after_message_id_catches_up_without_repeats(autojump_clock: MockClock) -> None:
@@ -294,6 +331,59 @@ async def test_parts_before_the_status_that_announces_them(autojump_clock: MockC
         assert ["status", "message_part"] == kinds(events)
 
 
+async def test_only_a_newer_episode_that_appears_is_a_reason_to_look(autojump_clock: MockClock) -> None:
+    """NO_LOSS, NO_SPIN: what this viewer cannot know yet is looked for at once; an older copy costs no read."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            self.reads += 1
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Counting()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.parts.make("c", attrs.evolve(episode, history_version=0))
+            await wait_all_tasks_blocked()
+            assert 1 == store.reads
+            scene.announcing = False
+            newer = await scene.acquire(HERE, dead=HERE)
+            scene.make_parts(newer, "a")
+            assert ["a"] == texts(await at_hand(subscription, 1))
+
+
+async def test_who_works_through_a_burst_lets_others_run(autojump_clock: MockClock) -> None:
+    """A checkpoint every 64 events, counted from the last wait, however many rows there are at hand."""
+
+    class Yields(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.count = 0
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.count += task is me
+
+    async with open_scene() as scene:
+        me = trio.lowlevel.current_task()
+        episode = await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            scene.make_parts(episode, *map(str, range(200)))
+            await subscription.__anext__()
+            yields = Yields()
+            trio.lowlevel.add_instrument(yields)
+            counts = []
+            for _ in range(199):
+                await subscription.__anext__()
+                counts.append(yields.count)
+            trio.lowlevel.remove_instrument(yields)
+        assert [0] * 62 + [1] * 64 + [2] * 64 + [3] * 9 == counts
+
+
 async def test_no_row_after_the_turn_ended(autojump_clock: MockClock) -> None:
     """SUPERSEDED: rows that come after the message of their episode reach nobody."""
     async with open_scene() as scene:
@@ -333,6 +423,66 @@ async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: Mock
         assert [True] == [event.ok for event in events if isinstance(event, Degraded)]
 
 
+async def test_a_failed_read_is_made_again_soon_and_both_are_told(autojump_clock: MockClock) -> None:
+    """Neither a hint nor the poll is needed for it, and the viewer learns why it waited."""
+
+    class Failing(MemoryStore):
+        failing = False
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            if self.failing:
+                self.failing = False
+                raise StoreUnavailable("no answer")
+            return await super().read_view(chat_id, base)
+
+    async with open_scene() as scene:
+        store = Failing()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            store.failing = True
+            started = trio.current_time()
+            await scene.send("more")
+            events = await until(subscription, Status)
+            assert trio.current_time() - started <= scene.replica.settings.store_retry_seconds
+            events += await at_hand(subscription)
+        told = [(event.ok, event.message) for event in events if isinstance(event, Degraded)]
+        assert [(False, "no answer"), (True, "the store answers again")] == told
+
+
+async def test_an_idle_chat_is_read_no_more(autojump_clock: MockClock) -> None:
+    """NO_SPIN: the poll compares with what this viewer has read, with and without messages in its last view."""
+
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            self.reads += 1
+            return await super().read_view(chat_id, base)
+
+    async with open_scene(page_messages=1) as scene:
+        store = Counting()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        await scene.acquire(HERE)
+        await scene.finish("answer")
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            before = store.reads
+            await trio.sleep(3600)
+            assert before == store.reads
+            await scene.send("next")
+            await scene.acquire(HERE)
+            await until(subscription, Status, status="running", worker_id=HERE)
+            before = store.reads
+            await trio.sleep(3600)
+            assert before == store.reads
+            scene.announcing = False
+            await scene.finish("unheard")
+            await until(subscription, MessageEvent, cursor=str(Cursor(scene.last)))
+
+
 async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> None:
     """NEVER_HANGS: one lost answer of the store is told, and the next read brings what was missed."""
 
@@ -356,6 +506,30 @@ async def test_a_read_that_hangs_counts_as_failed(autojump_clock: MockClock) -> 
             await until(subscription, Degraded, what="store", ok=False)
             await scene.finish("answer")
             assert "message" in kinds(await until(subscription, Status, status="waiting"))
+
+
+async def test_whoever_looks_again_waits_for_a_read_that_began_afterwards(autojump_clock: MockClock) -> None:
+    """What a read under way has seen may be older than the reason to look: it is the next one that counts."""
+
+    class Slow(MemoryStore):
+        async def read_view(self, chat_id: str, base: MessageRef) -> View:
+            view = await super().read_view(chat_id, base)
+            await trio.sleep(0.5)
+            return view
+
+    async with open_scene() as scene:
+        store = Slow()
+        store.__dict__.update(scene.memory.__dict__)
+        scene.replica = attrs.evolve(scene.replica, store=store)
+        async with scene.subscribe() as subscription:
+            await until(subscription, CaughtUp)
+            started = trio.current_time()
+            await subscription._watch.look_again()
+            assert pytest.approx(0.5) == trio.current_time() - started
+            subscription._watch.look()
+            await trio.sleep(0.1)
+            await subscription._watch.look_again()
+            assert pytest.approx(1.5) == trio.current_time() - started
 
 
 async def test_a_deleted_chat_ends_the_stream(autojump_clock: MockClock) -> None:

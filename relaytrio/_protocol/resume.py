@@ -64,9 +64,9 @@ class Progress:
 
     base: MessageRef
     """Its last message."""
-    episode: Episode | None = None
+    episode: Episode | None
     """The episode whose parts it has or may take next."""
-    seq: int = 0
+    seq: int
     """The last part that it has of it; 0: none."""
     live: Episode | None = None
     """The live episode of the last whole view that was taken: the only one whose rows are taken."""

@@ -400,22 +400,6 @@ def encode_frame(rows: Iterable[bytes]) -> bytes:
     return b"[" + SEPARATOR.join(rows) + b"]"
 
 
-def encode_frames(rows: Iterable[bytes], *, limit_bytes: int) -> list[bytes]:
-    """Frames of at most `limit_bytes` that carry these rows in order; a row that is larger travels alone."""
-    frames: list[bytes] = []
-    taken: list[bytes] = []
-    size = len(HEARTBEAT)
-    for row in rows:
-        if taken and size + len(SEPARATOR) + len(row) > limit_bytes:
-            frames.append(encode_frame(taken))
-            taken, size = [], len(HEARTBEAT)
-        size += len(row) + (len(SEPARATOR) if taken else 0)
-        taken.append(row)
-    if taken:
-        frames.append(encode_frame(taken))
-    return frames
-
-
 # -------------------------------------------------------------------------------------- control frames
 
 EndReason: TypeAlias = Literal["sealed", "not_owner", "over", "refused", "beyond"]

@@ -7,7 +7,8 @@ cluster does. The plan is `_check_plan.py`, the run `_check_conduct.py`, the ver
 from __future__ import annotations
 
 import json as json_module
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
@@ -15,6 +16,8 @@ import trio
 from cyclopts import Parameter
 from rich.console import Console
 
+from ..stores._open import parse_url
+from ..stores._postgres_place import PostgresPlace
 from ._check_conduct import Conductor
 from ._check_judge import judge
 from ._check_plan import CheckOptions, CheckPlan, Kill, make_plan
@@ -22,11 +25,16 @@ from ._check_records import RunRecord
 from ._check_report import Progress, report_json, report_lines
 from ._cluster import Cluster, ReplicaSpec, open_cluster
 from ._output import Output
+from ._own_schema import open_own_schema
 from ._signals import status_after, two_signals
 from ._status import HELD, NOT_DONE, NotDone
 
 GRACE_SECONDS = 3.0
 """At the end no answer is running: this is for what a replica does anyway."""
+STORE_HELP = (
+    "URL of a database; else a SQLite file that goes at the end. In PostgreSQL the check makes a schema of its own and "
+    "drops it; from a SQLite file it removes its chat."
+)
 
 
 async def check(
@@ -40,7 +48,7 @@ async def check(
     kill: Annotated[Kill | None, Parameter(help="Kill a replica that only serves, or whichever generates.")] = None,
     kill_every: Annotated[float | None, Parameter(help="Seconds between kills.  [default: 5]")] = None,
     json: Annotated[bool, Parameter(help="The result as JSON on stdout.", negative="")] = False,
-    store: Annotated[str | None, Parameter(help="URL of a database; else a SQLite file that goes at the end.")] = None,
+    store: Annotated[str | None, Parameter(help=STORE_HELP)] = None,
 ) -> int:
     """Start replicas, cut viewers' sockets in the middle of answers, and compare what they had with what was made.
 
@@ -108,18 +116,21 @@ class _Check:
     async def _run(self, plan: CheckPlan, progress: Progress) -> RunRecord:
         """Carry out the plan within its time, and give what was written down."""
         conductor = None
-        with trio.move_on_after(plan.seconds) as scope:
-            async with (
-                open_cluster(
-                    _specs(plan.options),
-                    store_url=plan.options.store,
-                    serve_options=_serve_options(plan.options),
-                    grace_seconds=GRACE_SECONDS,
-                ) as self._cluster,
-                httpx.AsyncClient(trust_env=False, timeout=10.0) as http,
-            ):
-                conductor = Conductor(plan, self._cluster, _path(plan, self._cluster), http, progress=progress)
-                await conductor.run()
+        async with _store_url(plan) as store_url:
+            with trio.move_on_after(plan.seconds) as scope:
+                async with (
+                    open_cluster(
+                        _specs(plan.options),
+                        store_url=store_url,
+                        serve_options=_serve_options(plan.options),
+                        grace_seconds=GRACE_SECONDS,
+                    ) as self._cluster,
+                    httpx.AsyncClient(trust_env=False, timeout=10.0) as http,
+                ):
+                    place = parse_url(self._cluster.store_url)
+                    assert place is not None, "replicas cannot share a memory store"
+                    conductor = Conductor(plan, self._cluster, place, http, progress=progress)
+                    await conductor.run()
         if conductor is None:
             raise NotDone(f"the cluster was not ready after {plan.seconds:g} s")
         return conductor.record(out_of_time=scope.cancelled_caught)
@@ -143,6 +154,12 @@ def _serve_options(options: CheckOptions) -> list[str]:
     return ["--pace", repr(options.pace), "--seed", str(options.seed), "--stamp-times"]
 
 
-def _path(plan: CheckPlan, cluster: Cluster) -> Path:
-    """The file of the store."""
-    return cluster.folder / "chat.db" if plan.place is None else Path(plan.place.path)
+@asynccontextmanager
+async def _store_url(plan: CheckPlan) -> AsyncIterator[str | None]:
+    """Where the cluster keeps its chats; None: in a file of its own."""
+    store = plan.options.store
+    if store is None or not isinstance(plan.place, PostgresPlace):
+        yield store
+        return
+    async with open_own_schema(store, purpose="check") as own:
+        yield own

@@ -8,7 +8,6 @@ Who calls: `_check.py`.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import httpx
 import trio
@@ -17,6 +16,8 @@ from .._errors import RelaytrioError
 from .._protocol.chat import Chat
 from .._protocol.events import Message
 from ..client import ChatClient
+from ..stores._open import SqlitePlace
+from ..stores._postgres_place import PostgresPlace
 from ._check_disturb import Disturber
 from ._check_plan import SETTLED_SECONDS, START_SECONDS, CheckPlan, TurnPlan, needed_cuts
 from ._check_records import (
@@ -47,14 +48,20 @@ class Conductor:
     """One run. `record` tells at any time what is known by then."""
 
     def __init__(
-        self, plan: CheckPlan, cluster: Cluster, path: Path, http: httpx.AsyncClient, *, progress: Progress
+        self,
+        plan: CheckPlan,
+        cluster: Cluster,
+        place: SqlitePlace | PostgresPlace,
+        http: httpx.AsyncClient,
+        *,
+        progress: Progress,
     ) -> None:
         options = plan.options
         self.viewers: list[Viewer] = []
         self.turns: list[TurnRecord] = []
         self._plan = plan
         self._cluster = cluster
-        self._path = path
+        self._place = place
         self._progress = progress
         self._client = ChatClient(cluster.urls, http=http)
         self._board = Board()
@@ -193,7 +200,7 @@ class Conductor:
         asked = [text for earlier in self._plan.turns[: turn.number - 1] for text in (earlier.name, *_whole(earlier))]
         wanted = needles(turn.tokens[: self._board.seq], [*asked, turn.name])
         looked = await trio.to_thread.run_sync(
-            look, self._path, chat_id, turn.number, version, wanted, abandon_on_cancel=True
+            look, self._place, chat_id, turn.number, version, wanted, abandon_on_cancel=True
         )
         if looked is not None:
             self._looks.append(looked)

@@ -16,6 +16,7 @@ import attrs
 from ..responders.pydoc import answer, sample_names, tokens
 from ..stores._open import SqlitePlace, parse_url
 from ..stores._postgres_place import PostgresPlace
+from ._own_schema import names_schema
 from ._status import UsageFault
 
 Kill: TypeAlias = Literal["viewer", "worker"]
@@ -108,8 +109,8 @@ class CheckPlan:
     turns: tuple[TurnPlan, ...]
     seconds: float
     """Upper bound of the whole run."""
-    place: SqlitePlace | None
-    """Where the store is; None: a file of the cluster."""
+    place: SqlitePlace | PostgresPlace | None
+    """The store that was given; None: a file of the cluster."""
 
     @property
     def turn_seconds(self) -> float:
@@ -161,12 +162,12 @@ def _check_positive(name: str, number: float | None) -> None:
         raise UsageFault(f"{name} is a finite number above 0, not {number:g}")
 
 
-def _place(store: str | None) -> SqlitePlace | None:
+def _place(store: str | None) -> SqlitePlace | PostgresPlace | None:
     place = None if store is None else parse_url(store)
     if store is not None and place is None:
         raise UsageFault("--store: replicas are processes of their own and cannot share a memory store")
-    if isinstance(place, PostgresPlace):
-        raise UsageFault("--store: the check reads the tables of a SQLite file, and no others yet")
+    if isinstance(place, PostgresPlace) and names_schema(store or ""):
+        raise UsageFault("--store: a check makes a schema of its own; leave out ?schema=")
     return place
 
 

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import attrs
 import httpx
 import trio
 
+from ._options import STORE_VARIABLE
 from ._ports import HOST, choose_ports
 from ._status import NotDone
 
@@ -58,7 +59,14 @@ class ReplicaProcess:
     """One replica: running, or killed. Made by `open_cluster`."""
 
     def __init__(
-        self, spec: ReplicaSpec, command: Sequence[str], url: str, log: Path, lifeline: int, http: httpx.AsyncClient
+        self,
+        spec: ReplicaSpec,
+        command: Sequence[str],
+        url: str,
+        log: Path,
+        lifeline: int,
+        http: httpx.AsyncClient,
+        environment: Mapping[str, str],
     ) -> None:
         self.spec = spec
         self.number = spec.number
@@ -68,6 +76,7 @@ class ReplicaProcess:
         """New at each start."""
         self.log = log
         self._command = command
+        self._environment = {**os.environ, **environment}
         self._lifeline = lifeline
         self._http = http
         self._process: trio.Process | None = None
@@ -113,7 +122,12 @@ class ReplicaProcess:
         """Start the process, without waiting until it is ready."""
         with _appending(self.log) as log:
             self._process = await trio.lowlevel.open_process(
-                self._command, stdin=self._lifeline, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                stdin=self._lifeline,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
             )
 
     async def until_ready(self) -> None:
@@ -192,26 +206,30 @@ async def open_cluster(
     *,
     store_url: str | None = None,
     serve_options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> AsyncIterator[Cluster]:
     """Replica processes on loopback, all ready; ended and cleared away when the context is left, however it is left.
 
-    `store_url` is a database that they share, else a SQLite file in the folder. `serve_options` go to each of them.
-    Logs are `replica-N.log` in `log_dir`, else in the folder, which is removed. At the end they have `grace_seconds`
-    to hand their chats over. Raises `ClusterFailed`, and `NotDone` where a port is taken.
+    `store_url` is a database that they share, else a SQLite file in the folder. `serve_options` go to each of them, and
+    `environment` is added to what they have of this process. Logs are `replica-N.log` in `log_dir`, else in the folder,
+    which is removed. At the end they have `grace_seconds` to hand their chats over. Raises `ClusterFailed`, and
+    `NotDone` where a port is taken.
     """
     ports = choose_ports([spec.port for spec in specs])
     with _temporary_folder() as folder, _lifeline() as lifeline:
         cluster = Cluster(folder, store_url or f"sqlite:///{folder / 'chat.db'}")
         secret = _secret_file(folder)
+        # By the environment: the command line is everybody's to read on this machine, and the URL may hold a password.
+        environment = {**(environment or {}), STORE_VARIABLE: cluster.store_url}
         # Straight to loopback: no proxy of the environment has a part in it.
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
             for spec, port in zip(specs, ports, strict=True):
                 url = f"http://{HOST}:{port}"
-                command = _command(spec, cluster.store_url, url, secret, serve_options)
+                command = _command(spec, url, secret, serve_options)
                 log = (log_dir or folder) / f"replica-{spec.number}.log"
-                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http))
+                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http, environment))
             try:
                 await cluster._start()
                 yield cluster
@@ -220,11 +238,11 @@ async def open_cluster(
                     await cluster._end(grace_seconds)
 
 
-def _command(spec: ReplicaSpec, store_url: str, url: str, secret: Path, options: Sequence[str]) -> list[str]:
+def _command(spec: ReplicaSpec, url: str, secret: Path, options: Sequence[str]) -> list[str]:
     # `-m` would let files of the folder in which this process happens to stand shadow modules, unless it imports from
     # there itself.
     python = [sys.executable] if sys.path[0] in ("", os.getcwd()) else [sys.executable, "-P"]
-    command = [*python, "-m", "relaytrio", "serve", "--store", store_url]
+    command = [*python, "-m", "relaytrio", "serve"]
     command += ["--listen", url.removeprefix("http://"), "--advertise", url]
     command += ["--secret-file", str(secret), "--exit-with-stdin"]
     return [*command, *([] if spec.worker else ["--no-worker"]), *options]

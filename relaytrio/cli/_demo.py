@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import trio
 from cyclopts import Parameter
 
+from ..stores._open import parse_url
+from ..stores._postgres_place import PostgresPlace
 from ._cluster import Cluster, ClusterFailed, ReplicaProcess, ReplicaSpec, open_cluster
 from ._output import Output
+from ._own_schema import names_schema, open_own_schema
 from ._signals import status_after, two_signals
 from ._status import HELD, UsageFault
 
@@ -24,13 +28,17 @@ GRACE_SECONDS = 3.0
 RESTART_SECONDS = 1.0
 """How long a replica that died stays away: long enough to see the others go on without it."""
 MOST_REPLICAS = 50
+STORE_HELP = (
+    "URL of a database; else a SQLite file that goes at the end. In PostgreSQL the demo makes a schema of its own and "
+    "drops it, unless the URL names one with ?schema=, which stays."
+)
 
 
 async def demo(
     *,
     replicas: Annotated[int, Parameter(help="How many replicas.")] = 3,
     port: Annotated[int, Parameter(help="Port of the first; the others follow. 0: free ones.")] = 0,
-    store: Annotated[str | None, Parameter(help="URL of a database; else a SQLite file that goes at the end.")] = None,
+    store: Annotated[str | None, Parameter(help=STORE_HELP)] = None,
     pace: Annotated[float, Parameter(help="Tokens a second of an answer; 0: as fast as possible.")] = 40.0,
     browser: Annotated[bool, Parameter(help="Open the page in a browser, where there is a display.")] = True,
 ) -> int:
@@ -79,9 +87,12 @@ class _Demo:
         """Run the cluster until cancelled."""
         options = ["--page", "--pace", str(pace)]
         # Before the cluster is there, cancelling ends it without grace: there is nothing yet to be handed over.
-        async with open_cluster(
-            specs, store_url=store, serve_options=options, grace_seconds=GRACE_SECONDS
-        ) as self._cluster:
+        async with (
+            _store_url(store) as store_url,
+            open_cluster(
+                specs, store_url=store_url, serve_options=options, grace_seconds=GRACE_SECONDS
+            ) as self._cluster,
+        ):
             self._announce(self._cluster)
             async with trio.open_nursery() as nursery:
                 for replica in self._cluster.replicas:
@@ -109,6 +120,16 @@ class _Demo:
                 self._output.remark(str(error), "red")
             else:
                 self._output.remark(f"replica {replica.number} is back (process {replica.pid})")
+
+
+@asynccontextmanager
+async def _store_url(store: str | None) -> AsyncIterator[str | None]:
+    """Where the cluster keeps its chats; None: in a file of its own."""
+    if store is None or not isinstance(parse_url(store), PostgresPlace) or names_schema(store):
+        yield store
+        return
+    async with open_own_schema(store, purpose="demo") as own:
+        yield own
 
 
 async def _open_browser(url: str) -> None:

@@ -1,21 +1,27 @@
-"""What the options of `serve` mean: where to listen, what to advertise, which secret. No sockets, no tasks.
+"""What the options of `serve` mean: where to listen, what to advertise, which secret and settings.
 
-The rule it keeps: without a secret a replica is for this machine only. Who calls: `_serve.py`; `_demo.py` for stores.
+No sockets, no tasks. The rule it keeps: without a secret a replica is for this machine only. Who calls: `_serve.py`;
+`_demo.py` for stores.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
+import msgspec
 
+from .._settings import DEFAULTS, Settings
 from ._status import UsageFault
 
 SECRET_VARIABLE = "RELAYTRIO_SECRET"
+STORE_VARIABLE = "RELAYTRIO_STORE"
 URL_VARIABLE = "RELAYTRIO_URL"
 DEFAULT_URL = "http://127.0.0.1:8001"
 
@@ -109,6 +115,24 @@ def _long_enough(secret: Secret, where: str) -> Secret:
     if len(secret.value.encode()) < 16:
         raise UsageFault(f"{where}: a secret has at least 16 bytes, the same on all replicas")
     return secret
+
+
+def read_settings(text: str) -> Settings:
+    """The engine's settings, with those of a JSON object in the place of their defaults. Raises `UsageFault`."""
+    try:
+        given: dict[str, Any] = msgspec.json.decode(text, type=dict[str, bool | int | float])
+    except msgspec.MsgspecError as error:
+        raise UsageFault(f"--settings is a JSON object of numbers and booleans: {error}") from None
+    defaults = attrs.asdict(DEFAULTS)
+    for name, value in given.items():
+        if name not in defaults:
+            raise UsageFault(f"--settings: there is no setting {name}")
+        kind = type(defaults[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UsageFault(f"--settings: {name} is of the kind {kind.__name__}, not {value!r}")
+        if not math.isfinite(value) or value < 0:
+            raise UsageFault(f"--settings: {name} is not below 0 and finite, not {value!r}")
+    return attrs.evolve(DEFAULTS, **given)
 
 
 def check_reach(listen: Listen, advertise: str | None, secret: Secret | None) -> None:

@@ -6,21 +6,32 @@ the order), a second one ends the process at once. What the options mean is `_op
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import attrs
 import trio
 from cyclopts import Parameter
 
 from .._engine import open_engine
+from .._settings import Settings
 from .._turn import Responder
 from ..responders.pydoc import make_pydoc_responder
 from ..transport._serve import serve as serve_app
-from ._options import SECRET_VARIABLE, Listen, Secret, check_reach, checked_url, read_secret
+from ._options import (
+    SECRET_VARIABLE,
+    STORE_VARIABLE,
+    Listen,
+    Secret,
+    check_reach,
+    checked_url,
+    read_secret,
+    read_settings,
+)
 from ._output import Output, fault
 from ._page import page_app
 from ._signals import first_signal, status_after
@@ -39,13 +50,20 @@ class Plan:
     address: str | None
     secret: Secret | None
     responder: Responder | None
+    settings: Settings
     page: bool
     exit_with_stdin: bool
 
 
 async def serve(
     *,
-    store: Annotated[str, Parameter(help="URL of the database, such as sqlite:///chat.db.")],
+    store: Annotated[
+        str,
+        Parameter(
+            env_var=STORE_VARIABLE,
+            help="URL of the database, such as sqlite:///chat.db or postgresql://user:password@host/name.",
+        ),
+    ],
     listen: Annotated[str, Parameter(help="HOST:PORT; port 0: a free one.")] = "127.0.0.1:8001",
     advertise: Annotated[str | None, Parameter(help="URL at which other replicas reach this one.")] = None,
     secret_file: Annotated[Path | None, Parameter(help=f"The cluster's secret; else {SECRET_VARIABLE}.")] = None,
@@ -53,6 +71,10 @@ async def serve(
     pace: Annotated[float, Parameter(help="Tokens a second of an answer; 0: as fast as possible.")] = 40.0,
     seed: Annotated[int, Parameter(help="Varies how answers are cut into tokens.")] = 0,
     page: Annotated[bool, Parameter(help="Serve the demo's page at /.")] = False,
+    settings: Annotated[
+        str, Parameter(help='Settings of the engine by name, as JSON: {"grace_seconds": 60, "replica_locks": false}.')
+    ] = "{}",
+    responder: Annotated[str | None, Parameter(show=False)] = None,
     stamp_times: Annotated[bool, Parameter(show=False)] = False,
     exit_with_stdin: Annotated[bool, Parameter(show=False)] = False,
 ) -> int:
@@ -69,7 +91,8 @@ async def serve(
         listen=listening,
         address=given or _own_address(listening, secret),
         secret=secret,
-        responder=_responder(pace, seed, stamp_times) if worker else None,
+        responder=_responder(responder, pace, seed, stamp_times) if worker else None,
+        settings=read_settings(settings),
         page=page,
         exit_with_stdin=exit_with_stdin,
     )
@@ -87,8 +110,12 @@ def _own_address(listen: Listen, secret: Secret | None) -> str | None:
     return None
 
 
-def _responder(pace: float, seed: int, stamp_times: bool) -> Responder:
+def _responder(named: str | None, pace: float, seed: int, stamp_times: bool) -> Responder:
+    """`named` is `MODULE:NAME`, of our own tests and measurements; else the one that needs no model."""
     try:
+        if named is not None:
+            module, _, name = named.partition(":")
+            return cast("Responder", getattr(importlib.import_module(module), name))
         return make_pydoc_responder(pace=pace, seed=seed, stamp_times=stamp_times)
     except ValueError as error:
         raise UsageFault(f"--pace: {error}") from None
@@ -119,7 +146,9 @@ async def _run(plan: Plan, output: Output) -> int:
 
 async def _serve_replica(plan: Plan, output: Output, shutdown: trio.Event) -> None:
     secret = None if plan.secret is None else plan.secret.value
-    async with open_engine(plan.store, responder=plan.responder, address=plan.address, secret=secret) as engine:
+    async with open_engine(
+        plan.store, responder=plan.responder, address=plan.address, secret=secret, settings=plan.settings
+    ) as engine:
         async with trio.open_nursery() as nursery:
             app = page_app(engine) if plan.page else engine.asgi_app()
             host, port = plan.listen.host, plan.listen.port

@@ -12,9 +12,16 @@ from typing import Any, TypeVar
 import attrs
 import msgspec
 
-from .._protocol.chat import Answer
+from .._protocol.chat import Answer, Chat
+from .._protocol.events import Message, QueueEntry
+from ._base import Candidate, OwnedChat, Replica
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
+KINDS: dict[type[Any], object] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Answer, Candidate, Chat, Message, OwnedChat, QueueEntry, Replica)
+}
+"""What rows are made of. Made known to msgspec here, where there is one thread: it keeps what it knows with the class,
+half of it at first, and the process dies when another thread needs the same class in that moment."""
 JSON = frozenset({"retry_state", "last_error", "last_answer", "content"})
 """Columns that hold JSON text."""
 FLAGS = frozenset({"attempt_failed", "deleted", "interrupted", "truncated", "urgent"})
@@ -57,6 +64,7 @@ def to_answer(text: str) -> Answer:
 
 def from_row(kind: type[T], row: Sequence[Any]) -> T:
     """The value whose fields these are, in their order. Raises `msgspec.MsgspecError` for what `to_row` never made."""
+    assert kind in KINDS, kind
     values = dict(zip(names(kind), row, strict=True))
     for name in _json_names(kind):
         if values[name] is not None:

@@ -65,6 +65,10 @@ class MethodNotAllowed(RequestError):
     """There is something at this path, but not for this method."""
 
 
+class UpgradeRequired(RequestError):
+    """There is a WebSocket at this path, and nothing else."""
+
+
 @attrs.frozen
 class Problem:
     """What one kind of refusal looks like."""
@@ -100,6 +104,7 @@ PROBLEMS: Final = (
     Problem(UnsupportedMediaType, 415, "unsupported-media-type", "The body is to be JSON"),
     Problem(InvalidContent, 422, "invalid-content", "The content of the message is not valid"),
     Problem(IdempotencyConflict, 422, "idempotency-conflict", "The key was used for another request"),
+    Problem(UpgradeRequired, 426, "upgrade-required", "There is a WebSocket at this path, and nothing else"),
     Problem(StoreUnavailable, 503, "store-unavailable", "The database cannot be reached: try again"),
     Problem(ReplicaDraining, 503, "replica-draining", "This replica is stopping: try another"),
 )
@@ -114,6 +119,7 @@ _OF_TRANSPORT: Final = (
     UnsupportedMediaType,
     RouteNotFound,
     MethodNotAllowed,
+    UpgradeRequired,
     InvalidGrant,
 )
 """No matter of the one who calls the client: it made the request in a wrong way."""

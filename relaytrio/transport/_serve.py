@@ -6,9 +6,8 @@ things with the peer's headers in them. Here it ends that connection. And where 
 peer that has left, to take the rest of an answer, the connection is ended here.
 
 Hypercorn sends under a shield: a peer that does not read can hold a send, and with it the end of the whole server, for
-as long as it likes. Two things prevent that. The listening socket, which is made here, has a `TCP_USER_TIMEOUT` where
-the system knows it, and the accepted sockets inherit it: the system gives up a peer that acknowledges nothing. And at
-the end, also when cancelled, the connections are shut down underneath.
+as long as it likes. Two things prevent that: the system gives up a peer that acknowledges nothing (`_listening.py`),
+and at the end, also when cancelled, the connections are shut down underneath.
 
 Hypercorn itself tells viewers nothing when it stops. So the engine is drained first: not ready, viewers are sent
 elsewhere, responders have their grace, chats are handed over; only then the server stops.
@@ -33,6 +32,7 @@ from hypercorn.utils import wrap_app
 
 from .._settings import Settings
 from .._wakeup import Flag
+from ._listening import listen, url_of
 from ._tasks import first_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ STOP_SECONDS: Final = 1.0
 """What requests that are under way when the server stops have left: the engine was drained before."""
 IDLE_SECONDS: Final = 60.0
 """How long a connection is kept open for a next request: longer than clients keep theirs, so that they close first."""
-BACKLOG: Final = 512
-"""Connections that wait to be accepted: all viewers of a replica that stopped come at once."""
 LEFT_SECONDS: Final = 10.0
 """What is done for a peer that has left, a request that is under way or the end of a stream, may take so long."""
 
@@ -68,34 +66,17 @@ async def serve(
     Cancelled, it stops at once.
     """
     connections = _Connections(app, engine.settings)
-    async with await _listen(host, port, engine.settings) as listener, trio.open_nursery() as nursery:
+    async with await listen(host, port, engine.settings) as listener, trio.open_nursery() as nursery:
         nursery.start_soon(connections.cut_in_the_end)
         async with trio.open_nursery() as accepting:
             accept = partial(trio.serve_listeners, connections.serve, [listener], handler_nursery=nursery)
             accepting.start_soon(accept)
-            task_status.started(_url(host, listener.socket.getsockname()[1]))
+            task_status.started(url_of("http", host, listener.socket.getsockname()[1]))
             await shutdown.wait()
             await _drain(engine)
             accepting.cancel_scope.cancel()
         await connections.stop()
         nursery.cancel_scope.cancel()
-
-
-async def _listen(host: str, port: int, settings: Settings) -> trio.SocketListener:
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, address = found[0]
-    listening = trio.socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
-        if option is not None:
-            listening.setsockopt(socket.IPPROTO_TCP, option, int(settings.stalled_send_seconds * 1000))
-        await listening.bind(address)
-        listening.listen(BACKLOG)
-        return trio.SocketListener(listening)
-    except BaseException:
-        listening.close()
-        raise
 
 
 class _Connections:
@@ -198,10 +179,6 @@ def _config(settings: Settings) -> Config:
     config.include_server_header = False
     config.websocket_max_message_size = settings.client_frame_bytes
     return config
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _drain(engine: Engine) -> None:

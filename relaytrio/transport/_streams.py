@@ -13,21 +13,18 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import trio
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .._errors import InvalidCursor, NotAllowed, RelaytrioError
-from .._subscription import Subscription
+from .._errors import InvalidCursor, RelaytrioError
+from ._admission import Admission
 from ._answers import refusal
-from ._authorize import Authorize, principal_of
 from ._peer_websocket import PeerConnection
 from ._problems import RouteNotFound
-from ._reading import chat_id_of, position_of
-from ._viewer import NOT_ALLOWED, PROTOCOL_ERROR, Ending, Outlet, Viewer
+from ._viewer import PROTOCOL_ERROR, Ending, Outlet
 from ._viewer_sse import HEADERS, EventStreamOutlet
 from ._viewer_websocket import WebSocketOutlet
 from .parts_endpoint import authorize_peer, serve_parts
@@ -41,25 +38,16 @@ _logger = logging.getLogger("relaytrio.http")
 class Streams:
     """The handlers for one engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        authorize: Authorize | None,
-        *,
-        recheck_seconds: float | None,
-        random: Callable[[], float],
-    ) -> None:
+    def __init__(self, engine: Engine, admission: Admission) -> None:
         self._engine = engine
-        self._authorize = authorize
-        self._recheck_seconds = recheck_seconds
-        self._random = random
+        self._admission = admission
 
     async def by_websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/chats/{id}/stream` with an upgrade."""
         outlet = WebSocketOutlet(websocket, self._engine.settings)
         try:
-            subscription = await self._subscription(websocket)
-            await self._viewer(websocket, outlet).serve(subscription)
+            subscription = await self._admission.subscription(websocket)
+            await self._admission.viewer(websocket, outlet).serve(subscription)
         except InvalidCursor:
             await outlet.open()
             await outlet.finish(Ending(PROTOCOL_ERROR, "invalid-cursor"))
@@ -68,11 +56,11 @@ class Streams:
 
     async def by_sse(self, request: Request) -> Response:
         """`GET /v1/chats/{id}/stream` without one."""
-        subscription = await self._subscription(request)
+        subscription = await self._admission.subscription(request)
         if request.method == "HEAD":
             await self._engine.get_chat(subscription.chat_id)
             return Response(headers={name.decode(): value.decode() for name, value in HEADERS})
-        return _EventStream(lambda outlet: self._viewer(request, outlet).serve(subscription))
+        return _EventStream(lambda outlet: self._admission.viewer(request, outlet).serve(subscription))
 
     async def parts(self, websocket: WebSocket) -> None:
         """`GET /relay/v1/parts`: only for replicas that have the cluster's secret."""
@@ -103,32 +91,6 @@ class Streams:
     async def nowhere(self, websocket: WebSocket) -> None:
         """Any other path, with an upgrade."""
         await _deny(websocket, RouteNotFound("there is nothing at this path"))
-
-    async def _subscription(self, connection: HTTPConnection) -> Subscription:
-        """The subscription of a viewer who may have it, not yet entered."""
-        chat_id = chat_id_of(connection)
-        await principal_of(self._authorize, connection, chat_id, "stream")
-        return self._engine.subscribe(chat_id, cursor=position_of(connection), headers=connection.headers)
-
-    def _viewer(self, connection: HTTPConnection, outlet: Outlet) -> Viewer:
-        return Viewer(
-            outlet,
-            settings=self._engine.settings,
-            drain_started=self._engine.drain_started,
-            recheck=lambda: self._recheck(connection),
-            random=self._random,
-        )
-
-    async def _recheck(self, connection: HTTPConnection) -> Ending:
-        """Ask again whether the viewer may see this, every `recheck_seconds`, until the answer is no."""
-        if self._recheck_seconds is None:
-            await trio.sleep_forever()
-        while True:
-            await trio.sleep(self._recheck_seconds)
-            try:
-                await principal_of(self._authorize, connection, chat_id_of(connection), "stream")
-            except (NotAllowed, HTTPException):
-                return Ending(NOT_ALLOWED, "not allowed any more")
 
 
 class _EventStream(Response):

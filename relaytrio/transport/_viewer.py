@@ -33,6 +33,10 @@ DRAINING: Final = 4004
 DELETED: Final = 4005
 PROTOCOL_ERROR: Final = 4006
 
+CLOSE_SECONDS: Final = 2.0
+"""How long a viewer may take to answer a close. A server that drops the connection before may destroy, with what is
+still unread here, the code that it has just sent."""
+
 _logger = logging.getLogger("relaytrio.http")
 
 
@@ -49,8 +53,31 @@ class Ending:
     def draining(cls, seconds: float) -> Ending:
         return cls(DRAINING, str(round(seconds * 1000)))
 
+    @classmethod
+    def silent(cls, settings: Settings) -> Ending:
+        """Of one who is not heard: his socket only does not know that he is gone."""
+        return cls(GOING_AWAY, f"no heartbeat for {settings.silence_seconds:g} s")
+
+    @classmethod
+    def of(cls, why: Exception) -> Ending:
+        """What a viewer is told when its subscription ends."""
+        match why:
+            case ChatDeleted():
+                return cls(DELETED, "the chat was deleted")
+            case ReplicaDraining():
+                return cls.draining(why.retry_after_seconds)
+        return FAILED
+
 
 FAILED: Final = Ending(GOING_AWAY, "the stream failed; connect again")
+
+
+def leave(random: Callable[[], float], settings: Settings) -> tuple[float, Ending]:
+    """How long a viewer of a draining replica stays, and what it is told then.
+
+    Twice at random: neither do all leave at once, nor do those who left together come back together.
+    """
+    return random() * settings.drain_jitter_seconds, Ending.draining(random() * settings.drain_jitter_seconds)
 
 
 class Outlet(Protocol):
@@ -135,9 +162,9 @@ class Viewer:
 
     async def _leave_when_draining(self) -> None:
         await self._drain_started.wait()
-        # Twice at random: neither do all leave at once, nor do those who left together come back together.
-        await trio.sleep(self._random() * self._settings.drain_jitter_seconds)
-        self.end(Ending.draining(self._random() * self._settings.drain_jitter_seconds))
+        stay_seconds, ending = leave(self._random, self._settings)
+        await trio.sleep(stay_seconds)
+        self.end(ending)
 
     async def _leave_when_forbidden(self) -> None:
         self.end(await self._recheck())
@@ -158,12 +185,8 @@ class Viewer:
         with trio.move_on_after(self._settings.application_heartbeat_seconds) as self._waiting:
             try:
                 return await anext(frames)
-            except ChatDeleted:
-                self.end(Ending(DELETED, "the chat was deleted"))
-            except ReplicaDraining as stopping:
-                self.end(Ending.draining(stopping.retry_after_seconds))
-            except SubscriptionFailed:
-                self.end(FAILED)  # leaving the subscription tells the cause
+            except (ChatDeleted, ReplicaDraining, SubscriptionFailed) as why:
+                self.end(Ending.of(why))  # of a failure, leaving the subscription tells the cause
         return None
 
     async def _send(self, send: Callable[[], Awaitable[None]]) -> bool:

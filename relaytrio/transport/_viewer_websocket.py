@@ -11,11 +11,9 @@ from starlette.websockets import WebSocket
 from .._protocol.wire import HEARTBEAT
 from .._settings import Settings
 from .._subscription import Frame
-from ._viewer import GOING_AWAY, PROTOCOL_ERROR, TOO_LARGE, Ending
+from ._viewer import CLOSE_SECONDS, Ending
+from ._viewer_says import judge
 
-CLOSE_SECONDS = 2.0
-"""How long a viewer may take to answer a close. A server that drops the connection before may destroy, with what is
-still unread here, the code that it has just sent."""
 _HEARTBEAT = HEARTBEAT.decode()
 
 
@@ -51,11 +49,9 @@ class WebSocketOutlet:
             with trio.move_on_after(self._settings.silence_seconds) as silence:
                 message = await self._websocket.receive()
             if silence.cancelled_caught:
-                return Ending(GOING_AWAY, f"no heartbeat for {self._settings.silence_seconds:g} s")
+                return Ending.silent(self._settings)
             if message["type"] == "websocket.disconnect":
                 return None
-            frame = message.get("text") or message.get("bytes") or ""
-            if len(frame) > self._settings.client_frame_bytes:
-                return Ending(TOO_LARGE, "a viewer sends heartbeats only")
-            if frame != _HEARTBEAT:
-                return Ending(PROTOCOL_ERROR, "invalid-frame: a viewer sends heartbeats only")
+            ending = judge(message.get("text") or message.get("bytes") or "", self._settings)
+            if ending is not None:
+                return ending

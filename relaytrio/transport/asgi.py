@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from .._errors import ConfigurationError, RelaytrioError
+from .._errors import RelaytrioError
 from ._address import PARTS_PATH
+from ._admission import Admission
 from ._answers import refuse
 from ._authorize import Action as Action
 from ._authorize import Authorize as Authorize
@@ -46,10 +47,9 @@ def make_asgi_app(
     Every `recheck_seconds` it is asked for each open stream again; one that is refused then ends (4001). Without it a
     stream that was allowed stays so. `random` draws from [0, 1) and spreads those who come back.
     """
-    if recheck_seconds is not None and recheck_seconds <= 0:
-        raise ConfigurationError("recheck_seconds is more than 0, or None")
+    admission = Admission(engine, authorize, recheck_seconds=recheck_seconds, random=random)
     requests = Requests(engine, authorize)
-    streams = Streams(engine, authorize, recheck_seconds=recheck_seconds, random=random)
+    streams = Streams(engine, admission)
     handlers: dict[Any, Any] = dict.fromkeys((RelaytrioError, HTTPException, Exception), refuse)
     app = Starlette(routes=_routes(requests, streams, Health(engine)), exception_handlers=handlers)
     app.router.redirect_slashes = False

@@ -25,6 +25,7 @@ from .._nursery import BodyNursery
 from .._protocol.burst import Burst
 from .._protocol.events import Episode
 from .._protocol.wire import Bundle, Ended, Heartbeat, LegBurst, Release, Select
+from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Flag, Wakeup
 from ._connection import FrameConnection, receive_control, send_control, unless_idle
@@ -206,8 +207,10 @@ class _Peer:
         while True:
             match await receive_control(connection, self._settings):
                 case LegBurst(number, burst):
+                    await seam("rows came, not laid down", worker_id=self.worker_id)
                     self._bring(number, burst)
                 case Bundle(bursts):
+                    await seam("rows came, not laid down", worker_id=self.worker_id)
                     for of_leg in bursts:
                         self._bring(of_leg.leg, of_leg.burst)
                 case Ended(number, episode, reason, last_seq, owner_id):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relaytrio.cli._check_tables import look, needles
+from relaytrio.stores._open import SqlitePlace
 
 NEEDLE = "the quick brown fox"
 
@@ -36,7 +37,7 @@ def put(path: Path, statement: str, *values: object) -> None:
 def test_nothing_there(file: Path) -> None:
     """A store without text of the answer is clean, and the look counts."""
     put(file, "INSERT INTO other VALUES (1, 'the quick')")
-    found = look(file, "c", 3, 7, [NEEDLE])
+    found = look(SqlitePlace(str(file), "NORMAL"), "c", 3, 7, [NEEDLE])
     assert found is not None
     assert (found.turn, found.needles, list(found.found)) == (3, 1, [])
 
@@ -46,7 +47,7 @@ def test_found_in_any_column(file: Path, value: object) -> None:
     """Text is found in any table and any column, whatever its declared type, in blobs too."""
     put(file, "INSERT INTO other VALUES (1, ?)", value)
     put(file, "INSERT INTO other VALUES (?, 'x')", value)
-    found = look(file, "c", 3, 7, ["absent", NEEDLE])
+    found = look(SqlitePlace(str(file), "NORMAL"), "c", 3, 7, ["absent", NEEDLE])
     assert found is not None
     assert list(found.found) == ["other.note", "other.number"]
 
@@ -56,13 +57,13 @@ def test_an_answer_that_is_over_is_not_looked_at(file: Path, statement: str) -> 
     """Once the answer has ended its text belongs in the store: such a look does not count, and finds nothing."""
     put(file, f"UPDATE chats SET {statement}")
     put(file, "INSERT INTO other VALUES (1, ?)", NEEDLE)
-    assert look(file, "c", 3, 7, [NEEDLE]) is None
+    assert look(SqlitePlace(str(file), "NORMAL"), "c", 3, 7, [NEEDLE]) is None
 
 
 def test_the_file_is_not_made(tmp_path: Path) -> None:
     """A file that is not there is an error, not a new empty store."""
     with pytest.raises(sqlite3.OperationalError):
-        look(tmp_path / "none.db", "c", 1, 1, [NEEDLE])
+        look(SqlitePlace(str(tmp_path / "none.db"), "NORMAL"), "c", 1, 1, [NEEDLE])
     assert [] == list(tmp_path.iterdir())
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
-from relaytrio.cli._options import Listen, Secret, check_reach, checked_url, is_loopback, read_secret
+from relaytrio._settings import DEFAULTS
+from relaytrio.cli._options import (
+    Listen,
+    Secret,
+    check_reach,
+    checked_url,
+    is_loopback,
+    read_secret,
+    read_settings,
+)
 from relaytrio.cli._status import UsageFault
 
 LONG = "0123456789abcdef"
@@ -141,3 +151,30 @@ def test_short_secret_of_the_environment() -> None:
     """A short secret in the environment is refused by the variable's name."""
     with pytest.raises(UsageFault, match="RELAYTRIO_SECRET"):
         read_secret(None, {"RELAYTRIO_SECRET": "short"})
+
+
+def test_settings() -> None:
+    """What is named stands in the place of its default; all else stays as it is."""
+    given = read_settings('{"grace_seconds": 60, "replica_locks": false, "max_runs": 7}')
+    assert attrs.evolve(DEFAULTS, grace_seconds=60, replica_locks=False, max_runs=7) == given
+    assert DEFAULTS == read_settings("{}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grace_seconds=60", "JSON"),
+        ("[60]", "JSON"),
+        ('{"grace": 60}', "no setting grace"),
+        ('{"grace_seconds": "60"}', "JSON"),
+        ('{"grace_seconds": true}', "grace_seconds"),
+        ('{"grace_seconds": -1}', "grace_seconds"),
+        ('{"max_runs": 1.5}', "max_runs"),
+        ('{"replica_locks": 0}', "replica_locks"),
+    ],
+)
+def test_bad_settings(text: str, said: str) -> None:
+    """What names no setting, or gives it what it cannot be, is refused in one line."""
+    with pytest.raises(UsageFault, match=said) as caught:
+        read_settings(text)
+    assert "\n" not in str(caught.value)

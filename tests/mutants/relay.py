@@ -61,8 +61,8 @@ MUTANTS = (
     Mutant(
         "a lost leg is not dialed again",
         "relaytrio/_relay.py",
-        "            except DialError as error:\n                await self._after_failure(target, error)",
-        "            except DialError:\n                return",
+        "                await self._after_failure(target, error)\n\n    async def _wait_until_wanted",
+        "                return\n\n    async def _wait_until_wanted",
         _RELAY,
         races=(2, 3, 10, 12),
     ),

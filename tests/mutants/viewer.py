@@ -17,13 +17,33 @@ MUTANTS = (
         "hints are listened to after the first read",
         "relaytrio/_subscription.py",
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))\n"
+        "            resources.enter_context(self._merge)\n"
         '            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)\n'
+        "            self._watch.begin()\n"
         "            first = await self._watch.read()",
+        "            resources.enter_context(self._merge)\n"
         '            await seam("watching, not read", chat_id=self.chat_id, replica_id=self._replica.replica_id)\n'
+        "            self._watch.begin()\n"
         "            first = await self._watch.read()\n"
         "            resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))",
         _VIEWER_RACES,
         races=(14,),
+    ),
+    Mutant(
+        "a read that began before the reason to look is shared",
+        "relaytrio/_shared_reads.py",
+        "            if read is None or read.number <= since:",
+        "            if read is None:",
+        "tests/test_shared_reads.py",
+        races=(14,),
+    ),
+    Mutant(
+        "the last parts are waited for anew with every view",
+        "relaytrio/_subscription.py",
+        "        elif self.over_since is None:\n",
+        "        else:\n",
+        _RELAY,
+        races=(11,),
     ),
     Mutant(
         "a message does not wait for the last parts",
@@ -36,7 +56,7 @@ MUTANTS = (
     Mutant(
         "a message waits for parts without a bound",
         "relaytrio/_subscription.py",
-        "        return trio.current_time() < self._hold_until",
+        "        return trio.current_time() < self.hold_until",
         "        return True",
         _RELAY,
         races=(11,),
@@ -123,8 +143,8 @@ MUTANTS = (
     Mutant(
         "a view that the viewer has not taken stops the news for the relay",
         "relaytrio/_subscription.py",
-        "        self.view = view\n        self._seen",
-        "        if self.view is not None:\n            return\n        self.view = view\n        self._seen",
+        "        self.view = self.last_view = view\n",
+        "        if self.view is not None:\n            return\n        self.view = self.last_view = view\n",
         _DIALS,
         races=(4,),
     ),
@@ -155,8 +175,8 @@ MUTANTS = (
     Mutant(
         "a viewer that has left still watches a log",
         "relaytrio/_subscription.py",
-        "        with self._out, self._log_watch:",
-        "        with self._out:",
+        "        self._log_watch.close()\n\n    async def take",
+        "        pass\n\n    async def take",
         _LEAVING,
         races=(9,),
     ),

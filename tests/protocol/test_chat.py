@@ -44,6 +44,7 @@ from relaytrio._protocol.chat import (
     SendMessage,
     Situation,
     Transition,
+    WhenBusy,
     create,
     decide,
 )
@@ -359,6 +360,64 @@ def check_bookkeeping(before: ChatState, command: Command, transition: Transitio
     assert (chat.last_token, chat.last_answer) == (("t", answer) if own else (None, None))
 
 
+DONE: dict[type[Any], set[str]] = {
+    DeleteQueued: {"deleted"},
+    EditMessage: {"edited"},
+    PromoteQueued: {"promoted", "interrupting"},
+    Interrupt: {"interrupting", "ok"},
+    SendMessage: {"sent", "queued"},
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_answer_says_what_was_done(name: str) -> None:
+    """Whoever asks is told whether it happened, is waiting in the queue, or was asked of the worker."""
+    command = COMMANDS[name]
+    for situation, cell in zip(SITUATIONS, ROWS[name], strict=True):
+        if cell in REFUSALS:
+            continue
+        transition = act(SITUATIONS[situation], command)
+        done = transition.answer.done
+        if cell == "=":
+            assert done == "nothing"
+            continue
+        assert done in DONE.get(type(command), {"ok"})
+        if isinstance(command, SendMessage):
+            assert (done == "sent") == (command.content in [message.content for message in transition.inserted])
+        if isinstance(command, PromoteQueued | Interrupt):
+            assert (done == "interrupting") == (transition.chat.status == "interrupting")
+
+
+@pytest.mark.parametrize(
+    ("situation", "name", "fault"),
+    [
+        ("running, owned", "send, reject", "chat c is running"),
+        ("running, owned", "edit unknown", "chat c has no live message 99"),
+        ("running, owned", "edit assistant's", "message 3 of chat c is of role assistant, not user"),
+        ("running, owned", "promote unknown", "chat c has no queued message 99"),
+        ("waiting", "acquire", "chat c: Acquire is not possible while it is waiting"),
+        ("running, owned", "acquire", "chat c is owned by replica worker-a"),
+        ("running, owned", "x commit", "chat c is not run x's any more"),
+        ("interrupting, owned", "fail", "chat c is being interrupted: finish that first"),
+    ],
+)
+def test_a_refusal_says_what_stands_in_the_way(situation: str, name: str, fault: str) -> None:
+    """Whoever is refused learns of which chat, message or owner it is because."""
+    with pytest.raises(RelaytrioError) as caught:
+        act(SITUATIONS[situation], COMMANDS[name])
+    assert fault == str(caught.value)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("when_busy", ["queue", "interrupt"])
+def test_what_a_person_sends_is_kept_once_as_it_came(situation: str, when_busy: WhenBusy) -> None:
+    """In the history as a message of the user, or in the queue: whichever it is, the content is the one sent."""
+    transition = act(SITUATIONS[situation], SendMessage(content=text("new"), when_busy=when_busy))
+    waiting = [entry.content for entry in transition.queue]
+    assert [*(message.content for message in transition.inserted), *waiting].count(text("new")) == 1
+    assert {message.role for message in transition.inserted} <= {"user"}
+
+
 # ---------------------------------------------------------------------------------------------------- create
 
 
@@ -384,7 +443,8 @@ def test_create(messages: tuple[NewMessage, ...], status: str, history_version: 
     """A new chat runs, owned by nobody, if it ends with a message of the user, and waits otherwise."""
     transition = create("c", Create(messages=messages), FRESH)
     chat = transition.chat
-    assert (chat.status, chat.worker_id, chat.run_id, transition.queue) == (status, None, None, ())
+    assert (chat.id, chat.status, chat.worker_id, chat.run_id) == ("c", status, None, None)
+    assert transition.queue == ()
     assert (chat.snapshot_version, chat.history_version, chat.queue_version) == (1, history_version, 0)
     assert (chat.turn_version, chat.generation_attempt, chat.created_at) == (turn_version, 0, FRESH.at)
     assert [(m.id, m.stamp, m.role, m.version, m.created_at) for m in transition.inserted] == [
@@ -714,7 +774,7 @@ def test_finish_promotes_behind_the_answer() -> None:
 def test_queue_is_limited(given: ChatState, when_busy: Any) -> None:
     """A full queue refuses; one place less, and it takes the message."""
     command = SendMessage(content=text("x"), when_busy=when_busy)
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match=r"^chat c has 2 messages waiting"):
         act(given, command, queue_limit=2)
     assert act(given, command, queue_limit=3).answer.queued_id == 3
 

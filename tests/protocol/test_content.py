@@ -20,29 +20,51 @@ def test_a_string_becomes_one_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, 3, [], {}, ["text"], [{"text": "no type"}], [{"type": "x", "y": float("nan")}], "\ud800"]
+    ("content", "fault"),
+    [
+        (None, "^content is a string, or a list"),
+        (3, "^content is a string, or a list"),
+        ([], "^content is a string, or a list"),
+        ({}, "^content is a string, or a list"),
+        (["text"], "^content: a part is a dict"),
+        ([{"text": "no type"}], "^content: a part is a dict"),
+        ([{"type": "x", "y": float("nan")}], "^content: a part holds no NaN"),
+        ("\ud800", "^content: its strings are plain ones"),
+    ],
 )
-def test_what_is_no_content_is_refused(content: Any) -> None:
-    """Nothing that a viewer could not be sent is stored."""
-    with pytest.raises(InvalidContent):
+def test_what_is_no_content_is_refused(content: Any, fault: str) -> None:
+    """Nothing that a viewer could not be sent is stored, and its sender is told what is wrong with it."""
+    with pytest.raises(InvalidContent, match=fault):
         normal_content(content, limit_bytes=LIMIT)
 
 
 def test_content_over_the_limit_is_refused() -> None:
-    """The limit counts bytes of JSON."""
-    with pytest.raises(ContentTooLarge):
-        normal_content("x" * LIMIT, limit_bytes=LIMIT)
+    """The limit counts bytes of JSON: exactly so many go, one more does not, and the sender is told both numbers."""
+    fitting = "x" * (LIMIT - len('[{"type":"text","text":""}]'))
+    assert [{"type": "text", "text": fitting}] == normal_content(fitting, limit_bytes=LIMIT)
+    with pytest.raises(ContentTooLarge, match=f"has {LIMIT + 1} bytes of JSON; at most {LIMIT} "):
+        normal_content(fitting + "x", limit_bytes=LIMIT)
 
 
 def test_messages_come_as_objects_or_ready_made() -> None:
     """A mapping with role and content, the role being `user` if none is named; or a NewMessage with its marks."""
     assert user_message("hi") == new_message({"content": "hi"}, limit_bytes=LIMIT)
-    made = NewMessage(role="assistant", content=[{"type": "text", "text": "hi"}], truncated=True)
-    assert made == new_message(made, limit_bytes=LIMIT)
+    for marks in ({"truncated": True}, {"interrupted": True}):
+        made = NewMessage(role="assistant", content=[{"type": "text", "text": "hi"}], **marks)
+        assert made == new_message(made, limit_bytes=LIMIT)
 
 
-@pytest.mark.parametrize("message", ["hi", 3, {"role": "robot", "content": "hi"}, {"role": "user"}, {"role": []}])
-def test_what_is_no_message_is_refused(message: Any) -> None:
-    """The error is about the request, whatever was sent."""
-    with pytest.raises(InvalidContent):
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("hi", "^a message is an object like"),
+        (3, "^a message is an object like"),
+        ({"role": "robot", "content": "hi"}, "is one of user, assistant, system, tool$"),
+        ({"role": "user"}, "^content is a string"),
+        ({"role": []}, "is one of user, assistant, system, tool$"),
+    ],
+)
+def test_what_is_no_message_is_refused(message: Any, fault: str) -> None:
+    """The error is about the request, whatever was sent, and says what was expected."""
+    with pytest.raises(InvalidContent, match=fault):
         new_message(message, limit_bytes=LIMIT)

@@ -76,6 +76,12 @@ def test_a_cursor_that_was_never_given_out_is_refused(text: str) -> None:
         Cursor.parse(text)
 
 
+def test_what_is_no_cursor_is_told_where_to_find_one() -> None:
+    """Whoever sends something else learns what was expected, without its own text in the answer."""
+    with pytest.raises(_errors.InvalidCursor, match=r"^not a cursor: expected the text of an event's `cursor`$"):
+        Cursor.parse("yesterday")
+
+
 def test_a_message_known_by_id_alone_has_no_stamp_to_show() -> None:
     """A viewer's bare id is where to start from; as text it is no cursor to resume from."""
     assert str(Cursor(MessageRef(41, None))) == "41-"

@@ -92,6 +92,22 @@ def test_the_first_view_gives_messages_state_and_caught_up_in_order() -> None:
     assert {"2-s2"} == {event.cursor for event in events[1:]}
 
 
+def test_the_events_say_what_the_view_says() -> None:
+    """A viewer is told what the store holds, field by field, and gets a cursor with each event."""
+    error = ChatError(kind="k", message="m")
+    queue = (QueueEntry(id=7, content=[]),)
+    chat = a_chat(retry_state=RETRY, attempt_failed=True, last_error=error)
+    expected: list[Event] = [
+        MessageEvent(message=message(1), cursor="1-s1"),
+        QueueUpdate(queue=queue, cursor="1-s1"),
+        Status(status="running", worker_id="w", version=2, cursor="1-s1"),
+        ErrorEvent(error=error, cursor="1-s1"),
+        Retry(attempt=1, delay_seconds=2.0, error="rate limit", cursor="1-s1"),
+        CaughtUp(cursor="1-s1"),
+    ]
+    assert expected == Progress.start(Cursor()).take(SomeView(chat=chat, queue=queue, messages=(message(1),)))
+
+
 def test_state_is_told_again_only_when_it_changes() -> None:
     """The same view twice gives nothing the second time."""
     progress = watching(seq=0)
@@ -108,6 +124,16 @@ def test_while_there_is_more_only_messages_are_given() -> None:
     assert progress.live is None
     assert kinds(progress.take(after_first(a_chat(), message(2))))[-1] is CaughtUp
     assert FIRST == progress.live
+
+
+def test_a_watching_viewer_that_fell_pages_behind_gets_no_row_between_them() -> None:
+    """The episode it followed is not live for it any more as soon as a page says that more messages follow."""
+    progress = watching()
+    assert FIRST == progress.live
+    later = a_chat(status="waiting", worker_id=None, run_id=None, snapshot_version=9, history_version=9)
+    events = progress.take(after_first(later, message(2, version=3, role="assistant"), more=True))
+    assert [MessageEvent] == kinds(events)
+    assert progress.live is None
 
 
 def test_a_view_fits_only_what_the_viewer_has_now() -> None:
@@ -204,6 +230,32 @@ def test_an_error_that_is_gone_and_comes_back_is_told_again() -> None:
     assert ErrorEvent not in kinds(progress.take(after_first(parked)))
     progress.take(after_first(a_chat()))
     assert ErrorEvent in kinds(progress.take(after_first(parked)))
+
+
+def test_a_retry_that_comes_while_watching_is_told_once() -> None:
+    """A failed attempt is told when it is recorded, and not with every view that still holds it."""
+    progress = watching(seq=0)
+    failed = a_chat(retry_state=RETRY, attempt_failed=True)
+    assert Retry in kinds(progress.take(after_first(failed)))
+    assert [] == progress.take(after_first(failed))
+
+
+@pytest.mark.parametrize("later", [{"generation_attempt": 2}, {"history_version": 9}])
+def test_the_same_failure_of_another_attempt_is_told_again(later: dict[str, int]) -> None:
+    """A retry belongs to its attempt: one that reads the same, of the next attempt or turn, is news."""
+    progress = watching(seq=0)
+    progress.take(after_first(a_chat(retry_state=RETRY, attempt_failed=True)))
+    again = a_chat(retry_state=RETRY, attempt_failed=True, **later)
+    assert Retry in kinds(progress.take(after_first(again)))
+
+
+def test_the_same_error_of_another_turn_is_told_again() -> None:
+    """An error belongs to its turn: one that reads the same is news, though no view between them was without one."""
+    progress = watching(seq=0)
+    parked = {"status": "error", "worker_id": None, "run_id": None, "last_error": ChatError(kind="k", message="m")}
+    progress.take(after_first(a_chat(**parked)))
+    again = a_chat(history_version=9, snapshot_version=9, **parked)
+    assert [Status, ErrorEvent] == kinds(progress.take(after_first(again)))
 
 
 def test_a_viewer_that_knows_an_id_only_learns_its_stamp() -> None:

@@ -219,17 +219,6 @@ def test_the_heartbeat_is_a_frame_without_events() -> None:
     assert wire.decode_frame("[]") == []
 
 
-@given(rows=st.lists(st.integers(2, 30).map(lambda size: b"x" * size)), limit=st.integers(0, 80))
-def test_rows_are_cut_into_frames_within_the_limit(rows: list[bytes], limit: int) -> None:
-    """Nothing is lost or reordered, a frame over the limit has one row, and none is smaller than need be."""
-    frames = wire.encode_frames(rows, limit_bytes=limit)
-    cut = [frame[1:-1].split(SEPARATOR) for frame in frames]
-    assert [row for frame in cut for row in frame] == rows
-    assert all(len(frame) <= limit or len(inside) == 1 for frame, inside in zip(frames, cut, strict=True))
-    for frame, following in zip(frames, cut[1:], strict=False):
-        assert len(frame) + len(SEPARATOR) + len(following[0]) > limit
-
-
 # ---------------------------------------------------------------------------------------- events, read
 
 

@@ -1,5 +1,5 @@
 """Random histories by seed, explored by two processes: half of them with faults, a third of what happens at a seam, a
-tenth over the real trio-websocket.
+tenth over the real trio-websocket, and two thirds over connections that all legs to a peer share.
 """
 
 from __future__ import annotations
@@ -57,18 +57,19 @@ def legs_of(seed: int) -> LegKind:
 def explore(seed: int) -> HistoryReport:
     """Run the history of a seed; one that fails is shrunk, and told with all that it takes to see it again."""
     history = random_history(seed, faults=seed % 2 == 1 or seed % 20 == 0, at_seams=AT_SEAMS)
-    schedule, legs = Schedule.random(seed), legs_of(seed)
+    schedule, legs, shared = Schedule.random(seed), legs_of(seed), seed % 3 > 0
     try:
-        return run_history(history, schedule, legs=legs)
+        return run_history(history, schedule, legs=legs, shared_legs=shared)
     except ClusterViolation:
         smaller, order, violation = shrink(
             history,
             schedule,
-            lambda history, schedule: run_history(history, schedule, legs=legs),
+            lambda history, schedule: run_history(history, schedule, legs=legs, shared_legs=shared),
             most_runs=SHRINK_RUNS,
         )
     raise AssertionError(
-        f"seed {seed}\n\nrun_history(\n    {smaller!r},\n    {order!r},\n    legs={legs!r},\n)\n\n{violation}"
+        f"seed {seed}\n\nrun_history(\n    {smaller!r},\n    {order!r},\n    legs={legs!r},\n    "
+        f"shared_legs={shared},\n)\n\n{violation}"
     )
 
 

@@ -39,7 +39,9 @@ async def test_12_the_notifications(seams: Seams) -> None:
             leg = (await scene.dialer.next_dial()).complete()
             events = await until(subscription, CaughtUp)
             idle = await _idle_steps(scene)
-            subscription._watch.notifications.close()
+            notifications = subscription._watch.notifications
+            assert notifications is not None
+            notifications.close()
             assert await steps_in(SECONDS) <= idle + FEW
             dropped = trio.current_time()
             leg.drop()

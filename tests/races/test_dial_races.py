@@ -144,7 +144,7 @@ async def test_4_a_store_read_that_hangs_beside_a_local_answer(seams: Seams) -> 
         check_stream(events)
 
 
-@race(4, "taken, not sent")
+@race(4, "rows came, not laid down")
 async def test_4_a_viewer_that_never_reads(seams: Seams) -> None:
     """DIAL_IS_ASIDE: its old leg is closed and the new target dialed all the same, in no time."""
     async with open_stage() as scene:

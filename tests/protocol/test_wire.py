@@ -787,3 +787,39 @@ def test_a_burst_of_parts_is_known_by_how_its_rows_begin() -> None:
     assert not wire.are_parts(join(other, 7, good))
     assert not wire.are_parts(join(episode, 7, [good[0], b'{"type":"status","seq":8}']))
     assert not wire.are_parts(join(episode, 7, [good[0].replace(b"message_part", b"message")]))
+
+
+@given(
+    run_id=st.sampled_from(["run0", "p8r2dq7w3e", 'a]"b', "r\\", "x%d", "\u00e9"]),
+    first_seq=st.sampled_from([1, 8, 98, LARGEST_NUMBER - 200]),
+    count=st.integers(1, 4) | st.integers(126, 140),
+    data=st.data(),
+)
+def test_no_row_of_a_burst_is_passed_over(run_id: str, first_seq: int, count: int, data: st.DataObject) -> None:
+    """Whatever its run is called, wherever in it another row stands, and whatever that one begins with."""
+    episode = Episode(5, 2, run_id)
+    prefix = wire.cursor_prefix(MessageRef(1, "a"), episode)
+
+    def made(of: Episode, seq: int) -> bytes:
+        return wire.encode_part_row(of, seq, prefix, {"type": "text", "text": ',"part":'}, limit_bytes=LIMIT)
+
+    good = [made(episode, first_seq + number) for number in range(count)]
+    assert wire.are_parts(join(episode, first_seq, good))
+    place = data.draw(st.integers(0, count - 1))
+    seq = str(first_seq + place).encode()
+    bad = data.draw(
+        st.sampled_from(
+            [
+                made(episode, max(1, first_seq + place - 1) if first_seq + place > 1 else 2),
+                made(attrs.evolve(episode, run_id="other"), first_seq + place),
+                made(attrs.evolve(episode, history_version=6), first_seq + place),
+                good[place].replace(b'"seq":' + seq, b'"seq":0' + seq, 1),
+                good[place].replace(b'"seq":' + seq, b'"seq":' + seq + b".0", 1),
+                good[place].replace(b"message_part", b"status", 1),
+                b'{"type":"status"}',
+            ]
+        )
+    )
+    assert not wire.are_parts(join(episode, first_seq, [*good[:place], bad, *good[place + 1 :]]))
+    more = join(episode, first_seq, [*good, b'{"type":"status"}'])
+    assert not wire.are_parts(attrs.evolve(more, count=count))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -16,9 +17,8 @@ from ._plot import save_plots
 from ._report import Report, print_rows, save_rows
 
 
-def _alone(main: Callable[[], None]) -> Callable[[Report], None]:
-    """One that prints its own table and has no rows."""
-    return lambda report: main()
+def _with_its_own_table(measure: Callable[[], None], _: Report) -> None:
+    measure()
 
 
 BENCHMARKS: dict[str, Callable[[Report], None]] = {
@@ -26,16 +26,15 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "sending": sending.main,
     "latency": latency.main,
     "many": many.main,
+    "fanout": fanout.main,
     "joining": joining.main,
     "idle": idle.main,
     "growth": growth.main,
+    "takeover": takeover.main,
     "races": races.main,
-    "fanout": _alone(fanout.main),
-    "takeover": _alone(takeover.main),
-    **{name: _alone(main) for name, main in stores.BENCHMARKS.items()},
+    **{name: partial(_with_its_own_table, measure) for name, measure in stores.BENCHMARKS.items()},
 }
-ALL = tuple(name for name in BENCHMARKS if "." not in name)
-"""The rest are parts of these."""
+PARTS_OF_OTHERS = {name for name in stores.BENCHMARKS if "." in name}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,12 +45,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     report = Report(quick="--quick" in arguments)
-    for name in names or ALL:
+    for name in names or [name for name in BENCHMARKS if name not in PARTS_OF_OTHERS]:
         with report.running(name):
             BENCHMARKS[name](report)
     if report.rows:
         print_rows(report.rows, Console())
-    if not report.quick:
+    if not report.quick and (report.rows or report.curves):
         save_plots(report.curves, save_rows(report.rows))
     return 0
 

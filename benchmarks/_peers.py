@@ -1,7 +1,8 @@
 """The peers: how the same events travel where each is a JSON text in a frame of its own.
 
-`base` is trio-websocket, `asyncio` the `websockets` package. Both ends are told whether events are objects there
-(encoded when they are sent, decoded when they come), or ready text. Roles: see `_processes.py`.
+`base` is trio-websocket, `asyncio` the `websockets` package with orjson, which may be absent. Both ends are told
+whether events are objects there (encoded when they are sent, decoded when they come), or ready text. Roles: see
+`_processes.py`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import orjson
 import trio
-import websockets.asyncio.client
-import websockets.asyncio.server
 from trio_websocket import WebSocketRequest, open_websocket_url, serve_websocket
 
 from ._processes import Stage
 from ._replicas import episode_of, token_rows
 
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
+
 BOUND = 1 << 22
+
+
+def has_asyncio() -> bool:
+    """Whether that peer can be had here."""
+    return find_spec("websockets") is not None and find_spec("orjson") is not None
 
 
 def _events(total: int, objects: bool) -> Sequence[Any]:
@@ -65,15 +72,18 @@ def base_receiver(stage: Stage, port: int, total: int, objects: bool) -> None:
 
 def asyncio_sender(stage: Stage, total: int, objects: bool) -> None:
     """Says its port, and sends all events to whoever connects."""
+    import orjson
+    from websockets.asyncio.server import serve
+
     events = _events(total, objects)
 
-    async def send(connection: websockets.asyncio.server.ServerConnection) -> None:
+    async def send(connection: ServerConnection) -> None:
         for event in events:
             await connection.send(orjson.dumps(event).decode() if objects else event)
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with websockets.asyncio.server.serve(send, "127.0.0.1", 0, compression=None) as server:
+        async with serve(send, "127.0.0.1", 0, compression=None) as server:
             stage.say(next(iter(server.sockets)).getsockname()[1])
             await server.serve_forever()
 
@@ -82,10 +92,12 @@ def asyncio_sender(stage: Stage, total: int, objects: bool) -> None:
 
 def asyncio_receiver(stage: Stage, port: int, total: int, objects: bool) -> None:
     """Says how many events a second came."""
+    import orjson
+    from websockets.asyncio.client import connect
 
     async def main() -> None:
         url = f"ws://127.0.0.1:{port}"
-        async with websockets.asyncio.client.connect(url, compression=None, max_size=BOUND) as connection:
+        async with connect(url, compression=None, max_size=BOUND) as connection:
             await connection.recv()
             began = time.perf_counter()
             for _ in range(total - 1):

@@ -182,18 +182,24 @@ class Report:
 
     def step(self, text: str) -> None:
         """What is being done now."""
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], description=f"{self._benchmark}: {text}")
+        if self._progress is None:
+            # Not before: there are benchmarks with a display of their own.
+            columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.add_task(self._benchmark, total=None)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], description=f"{self._benchmark}: {text}")
 
     @contextmanager
     def running(self, benchmark: str) -> Iterator[None]:
         """What is added meanwhile belongs to that benchmark."""
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         self._benchmark = benchmark
-        with Progress(*columns, console=self._console, transient=True) as self._progress:
-            self._progress.add_task(benchmark, total=None)
+        try:
             yield
-        self._progress = None
+        finally:
+            if self._progress is not None:
+                self._progress.stop()
+            self._progress = None
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:

@@ -19,22 +19,20 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import attrs
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+
+from ._report import Report, at_least, row
 
 VIEWERS: Final = 100
-ROUNDS: Final = 5
 BURSTS: Final = {1: 1500, 64: 400}
 """Bursts in a round, by the parts in each."""
 NAIVE_BURSTS: Final = {1: 300, 64: 6}
 TARGETS: Final = {("naive", 1): 6.0, ("naive", 64): 200.0, ("websockets", 1): 1.1, ("websockets", 64): 1.1}
 KINDS: Final = {
     "own": "serve_viewers",
-    "app": "the ASGI app under Hypercorn",
-    "naive": "naive: a channel and an encoding for each viewer",
-    "websockets": "asyncio websockets.broadcast",
-    "floor": "floor: one send for each viewer",
+    "app": "ASGI app",
+    "naive": "naive",
+    "websockets": "websockets.broadcast",
+    "floor": "one send a viewer",
 }
 
 
@@ -59,34 +57,20 @@ class Contender:
         self.by_clock.append(made["deliveries"] / read["seconds"])
 
 
-def main() -> None:
-    """Measure, and print the table."""
+def main(report: Report) -> None:
+    """Per second of the server's CPU, and of ours by the clock."""
     kinds = [kind for kind in KINDS if kind != "websockets" or find_spec("websockets")]
     contenders = {(kind, parts): Contender(kind, parts) for parts in BURSTS for kind in kinds}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for _ in progress.track(range(ROUNDS), description="fanning out"):
-            for contender in contenders.values():
-                contender.run()
-    table = Table("to 100 viewers", "parts a burst", "a CPU second", "from", "to", "by the clock", "own is", "target")
-    for (kind, parts), contender in contenders.items():
-        table.add_row(KINDS[kind], str(parts), *_figures(contender), *_against(contenders[("own", parts)], contender))
-    Console().print(table)
-
-
-def _figures(contender: Contender) -> list[str]:
-    rates = contender.by_cpu
-    found = (statistics.median(rates), min(rates), max(rates), statistics.median(contender.by_clock))
-    return [f"{figure:,.0f}" for figure in found]
-
-
-def _against(own: Contender, other: Contender) -> list[str]:
-    """The ratio to another contender, of medians, and what it should be."""
-    if own is other:
-        return ["", ""]
-    ratio = statistics.median(own.by_cpu) / statistics.median(other.by_cpu)
-    target = TARGETS.get((other.kind, other.parts))
-    held = "" if target is None else f">= {target:g}: {'held' if ratio >= target else 'not held'}"
-    return [f"{ratio:,.2f} x", held]
+    for _ in report.each_round("fanning out"):
+        for contender in contenders.values():
+            contender.run()
+    for parts in BURSTS:
+        own = contenders["own", parts]
+        peers = {KINDS[kind]: contenders[kind, parts].by_cpu for kind in kinds if kind != "own"}
+        targets = [at_least(TARGETS[kind, parts], of=KINDS[kind]) for kind in kinds if (kind, parts) in TARGETS]
+        name = f"fan-out to {VIEWERS} viewers, {parts} a burst"
+        note = f"by the clock {statistics.median(own.by_clock):,.0f} deliveries/s; the reader has the other core"
+        report.add(row(name, "deliveries a CPU second", own.by_cpu, peers, targets=targets, note=note))
 
 
 def _python(module: str, *arguments: str) -> subprocess.Popen[str]:

@@ -53,12 +53,13 @@ def main(report: Report) -> None:
 
 def _rows(report: Report) -> None:
     ours: list[float] = []
-    peers: dict[str, list[float]] = {"base": [], "asyncio": []}
+    peers = _no_figures()
     total, peer_total = (100_000, 10_000) if report.quick else (600_000, 40_000)
     for _ in report.each_round("rows in, frames out"):
         ours.append(_play(feed_rows, take_frames, total))
         peers["base"].append(_play(_peers.base_sender, _peers.base_receiver, peer_total, False))
-        peers["asyncio"].append(_play(_peers.asyncio_sender, _peers.asyncio_receiver, peer_total, False))
+        if "asyncio" in peers:
+            peers["asyncio"].append(_play(_peers.asyncio_sender, _peers.asyncio_receiver, peer_total, False))
     targets = at_least(1_000_000), at_least(30, of="base"), at_least(10, of="asyncio")
     note = (
         "Nobody decodes, peers neither: base is trio-websocket, asyncio is websockets, one ready JSON text a frame. "
@@ -71,19 +72,24 @@ def _public(report: Report) -> None:
     frames: list[float] = []
     asgi: list[float] = []
     decoded: list[float] = []
-    peers: dict[str, list[float]] = {"base": [], "asyncio": []}
+    peers = _no_figures()
     total, peer_total = (40_000, 10_000) if report.quick else (200_000, 40_000)
     for _ in report.each_round("through the public way"):
         frames.append(_play_public(total, False, False))
         asgi.append(_play_public(total, False, True))
         decoded.append(_play_public(total, True, False))
         peers["base"].append(_play(_peers.base_sender, _peers.base_receiver, peer_total, True))
-        peers["asyncio"].append(_play(_peers.asyncio_sender, _peers.asyncio_receiver, peer_total, True))
+        if "asyncio" in peers:
+            peers["asyncio"].append(_play(_peers.asyncio_sender, _peers.asyncio_receiver, peer_total, True))
     note = "4 responders of one process, 4 chats, send_many of 64; peers encode and decode, in one connection"
     targets = (at_least(400_000),)
     report.add(row("relay flood, send_many to frames", "parts/s", frames, peers, targets=targets, note=note))
     report.add(row("relay flood, send_many to events", "parts/s", decoded, peers, targets=targets))
     report.add(row("relay flood, B behind Hypercorn", "parts/s", asgi, peers, note="the ASGI app serves the peers"))
+
+
+def _no_figures() -> dict[str, list[float]]:
+    return {"base": [], "asyncio": []} if _peers.has_asyncio() else {"base": []}
 
 
 def _play(sender: object, receiver: object, total: int, *objects: bool) -> float:

@@ -83,6 +83,9 @@ class PartLog:
         """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
         if self.sealed:
             raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
+        if len(rows) == 1:
+            self._add(rows[0], 1)
+            return
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS]
             self._add(SEPARATOR.join(chunk), len(chunk))
@@ -337,8 +340,10 @@ class PartLogs:
                 return
 
     def _wake(self, key: Key) -> None:
-        for wake in tuple(self._row_wakes.get(key, {}).values()):
-            wake()
+        wakes = self._row_wakes.get(key)
+        if wakes:
+            for wake in tuple(wakes.values()):
+                wake()
 
 
 _K = TypeVar("_K")

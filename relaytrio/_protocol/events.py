@@ -21,7 +21,7 @@ LARGEST_NUMBER = 2**63 - 1
 """What a database integer holds; a larger number in a cursor was never made here."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)  # it names the log in every look at one
 class Episode:
     """What one generation attempt of one run produces. Ordered by its numbers, equal only with its run."""
 

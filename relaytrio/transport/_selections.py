@@ -18,7 +18,7 @@ import trio
 
 from .._parts import PartLog, PartLogs
 from .._protocol.chat import Chat
-from .._protocol.wire import Ended, EndReason, LegBurst, Select
+from .._protocol.wire import Bundle, Ended, EndReason, LegBurst, Select
 from ._tasks import ConnectionLost
 
 LEGS = 1024
@@ -30,14 +30,13 @@ SELECTS = 16
 class Selection:
     """One select, and how far it has been served."""
 
-    def __init__(self, select: Select, parts: PartLogs, burst_bytes: int) -> None:
+    def __init__(self, select: Select, parts: PartLogs) -> None:
         self.select = select
         self.lookup = trio.CancelScope()
         """Of the one read of the store for a log that is not here. Cancelled when the selection is over."""
         self.answer: Ended | None = None
         """What to say in place of rows."""
         self._parts = parts
-        self._burst_bytes = burst_bytes
         self._cursor = select.after_seq
         self._found = False
         self._watch = ExitStack()
@@ -75,7 +74,7 @@ class Selection:
         if not self._found:
             self.answer = self._ended(reason, owner_id=owner_id)
 
-    def next_frame(self) -> LegBurst | Ended | None:
+    def next_frame(self, limit_bytes: int) -> LegBurst | Ended | None:
         """All that has come since the last frame, as far as it fits; or the end; None: there is nothing for now."""
         if self.answer is not None:
             return self.answer
@@ -85,7 +84,7 @@ class Selection:
             return self._ended("over") if self._found else None
         if self._cursor > log.last_seq:
             return self._ended("beyond", log.last_seq)
-        burst = log.read(self._cursor, self._burst_bytes)
+        burst = log.read(self._cursor, limit_bytes)
         if burst is not None:
             self._cursor = burst.last_seq
             return LegBurst(self.select.leg, burst)
@@ -106,12 +105,17 @@ class Selections:
         self._legs: dict[int, deque[Selection]] = {}
         self._ready: dict[int, None] = {}
         """Legs that may have something to send, in the order of their turns."""
+        self._bundles = False
+        """The peer takes them."""
+        self._end: Ended | None = None
+        """Goes out next: it was found while bursts before it were put into a bundle."""
 
     def __len__(self) -> int:
         return len(self._legs)
 
     def add(self, select: Select) -> Selection:
         """Take a select whose grant is good. Raises `ConnectionLost` past the limits."""
+        self._bundles = self._bundles or select.bundles
         queue = self._queue(select.leg)
         if queue and not queue[-1].goes_out_first(select):
             queue.pop().close()
@@ -140,12 +144,37 @@ class Selections:
         selection.settle(reason, owner_id)
         self._mark(selection.select.leg)
 
-    def next_frame(self) -> LegBurst | Ended | None:
-        """The frame of the leg whose turn it is; None if no leg has anything to send."""
+    def next_frame(self) -> LegBurst | Bundle | Ended | None:
+        """The frame of the leg whose turn it is, with those of the next ones if they fit; None if there is nothing."""
+        if self._end is not None:
+            end, self._end = self._end, None
+            return end
+        first = self._next_of_a_leg(self._burst_bytes)
+        if not self._bundles or not isinstance(first, LegBurst) or not self._ready:
+            return first
+        bursts = self._bundled_with(first)
+        return Bundle(tuple(bursts)) if len(bursts) > 1 else first
+
+    def _bundled_with(self, first: LegBurst) -> list[LegBurst]:
+        """This one and what follows it, up to the first end or as far as it fits."""
+        bursts, left_bytes = [first], self._burst_bytes - len(first.burst.rows)
+        # Where little room is left, a burst would be cut short for nothing: it is the next frame's first.
+        while self._end is None and left_bytes > self._burst_bytes // 2:
+            frame = self._next_of_a_leg(left_bytes)
+            if isinstance(frame, LegBurst):
+                bursts.append(frame)
+                left_bytes -= len(frame.burst.rows)
+            elif frame is None:
+                break
+            else:
+                self._end = frame
+        return bursts
+
+    def _next_of_a_leg(self, limit_bytes: int) -> LegBurst | Ended | None:
         while self._ready:
             leg = next(iter(self._ready))
             del self._ready[leg]
-            frame = self._take(leg)
+            frame = self._take(leg, limit_bytes)
             if frame is not None:
                 return frame
         return None
@@ -155,9 +184,9 @@ class Selections:
         for leg in list(self._legs):
             self.release(leg)
 
-    def _take(self, leg: int) -> LegBurst | Ended | None:
+    def _take(self, leg: int, limit_bytes: int) -> LegBurst | Ended | None:
         queue = self._legs.get(leg)
-        frame = queue[0].next_frame() if queue else None
+        frame = queue[0].next_frame(limit_bytes) if queue else None
         if queue and isinstance(frame, Ended):
             queue.popleft().close()
         if not queue:
@@ -173,7 +202,7 @@ class Selections:
 
     def _new(self, select: Select) -> Selection:
         self._mark(select.leg)
-        return Selection(select, self._parts, self._burst_bytes)
+        return Selection(select, self._parts)
 
     def _check_length(self, queue: deque[Selection]) -> None:
         if len(queue) > SELECTS:

@@ -24,7 +24,7 @@ from .._errors import DialError, EngineFailed
 from .._nursery import BodyNursery
 from .._protocol.burst import Burst
 from .._protocol.events import Episode
-from .._protocol.wire import Ended, Heartbeat, LegBurst, Release, Select
+from .._protocol.wire import Bundle, Ended, Heartbeat, LegBurst, Release, Select
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Flag, Wakeup
@@ -160,7 +160,7 @@ class _Peer:
             return stream
         stream.begin(after_seq)
         grant = self._opener.select_grant(self.worker_id, chat_id)
-        self._send(Select(stream.number, chat_id, episode, after_seq, grant))
+        self._send(Select(stream.number, chat_id, episode, after_seq, grant, bundles=True))
         return stream
 
     def drop(self, stream: Stream, *, release: bool) -> None:
@@ -209,6 +209,10 @@ class _Peer:
                 case LegBurst(number, burst):
                     await seam("rows came, not laid down", worker_id=self.worker_id)
                     self._bring(number, burst)
+                case Bundle(bursts):
+                    await seam("rows came, not laid down", worker_id=self.worker_id)
+                    for of_leg in bursts:
+                        self._bring(of_leg.leg, of_leg.burst)
                 case Ended(number, episode, reason, last_seq, owner_id):
                     self._bring(number, LegEnd(episode, reason, last_seq, owner_id))
                 case Heartbeat() | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, get_args
 
 import attrs
@@ -539,8 +540,17 @@ def test_rows_that_are_not_what_the_burst_says_are_refused(burst: Burst) -> None
 
 # -------------------------------------------------------------------------------------- control frames
 
+LEG_BURSTS = st.builds(
+    lambda leg, first_seq, count, truncated: wire.LegBurst(
+        leg, join(EPISODE, first_seq, rows_from(first_seq, count), truncated=truncated)
+    ),
+    NUMBERS,
+    st.integers(1, LARGEST_NUMBER - 5),
+    st.integers(1, 4),
+    st.booleans(),
+)
 CONTROLS: st.SearchStrategy[wire.Control] = st.one_of(
-    st.builds(wire.Select, NUMBERS, TEXTS, EPISODES, NUMBERS, TEXTS),
+    st.builds(wire.Select, NUMBERS, TEXTS, EPISODES, NUMBERS, TEXTS, st.booleans()),
     st.builds(wire.Release, NUMBERS),
     st.builds(
         wire.Ended,
@@ -550,20 +560,14 @@ CONTROLS: st.SearchStrategy[wire.Control] = st.one_of(
         NUMBERS,
         st.none() | TEXTS,
     ),
-    st.builds(
-        lambda leg, first_seq, count, truncated: wire.LegBurst(
-            leg, join(EPISODE, first_seq, rows_from(first_seq, count), truncated=truncated)
-        ),
-        NUMBERS,
-        st.integers(1, LARGEST_NUMBER - 5),
-        st.integers(1, 4),
-        st.booleans(),
-    ),
+    LEG_BURSTS,
+    st.builds(wire.Bundle, st.lists(LEG_BURSTS, min_size=1, max_size=4).map(tuple)),
     st.just(wire.Heartbeat()),
 )
 SELECT = wire.Select(1, "c1", EPISODE, 118, "grant")
 ENDED = wire.Ended(1, EPISODE, "sealed", 118)
 BURST = wire.LegBurst(3, join(EPISODE, 1, rows_from(1, 2)))
+BUNDLE = wire.Bundle((BURST, wire.LegBurst(4, join(EPISODE, 7, rows_from(7, 1), truncated=True))))
 
 
 def decode(data: str | bytes) -> wire.Control | None:
@@ -580,6 +584,7 @@ def test_control_frames_look_as_documented() -> None:
     """Text frames are JSON objects with a version and a type; a burst is binary and leaves its rows as they are."""
     named = [57, 1, "p8r2dq7w3e"]
     expected = {"v": 1, "type": "select", "leg": 1, "chat": "c1", "episode": named, "after_seq": 118, "grant": "grant"}
+    expected["bundles"] = False
     assert json.loads(wire.encode_control(SELECT)) == expected
     assert json.loads(wire.encode_control(wire.Release(1))) == {"v": 1, "type": "release", "leg": 1}
     expected = {
@@ -601,12 +606,45 @@ def test_control_frames_look_as_documented() -> None:
     assert rows == BURST.burst.rows
 
 
+def test_a_bundle_looks_as_documented() -> None:
+    """A header that says whose bytes follow, and the rows of all as they are."""
+    written = wire.encode_control(BUNDLE)
+    assert isinstance(written, bytes)
+    header, _, rows = written.partition(b"\n")
+    each = [of_leg.burst.rows for of_leg in BUNDLE.bursts]
+    named = [57, 1, "p8r2dq7w3e"]
+    bursts = [
+        {"leg": 3, "episode": named, "first_seq": 1, "count": 2, "size": len(each[0]), "truncated": False},
+        {"leg": 4, "episode": named, "first_seq": 7, "count": 1, "size": len(each[1]), "truncated": True},
+    ]
+    assert {"v": 1, "type": "bundle", "bursts": bursts} == json.loads(header)
+    assert b"".join(each) == rows
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"{}", lambda data: data + data[-9:]])
+def test_a_bundle_whose_sizes_do_not_fit_is_refused(change: Callable[[bytes], bytes]) -> None:
+    """No byte of it belongs to two bursts, or to none."""
+    written = wire.encode_control(BUNDLE)
+    assert isinstance(written, bytes)
+    with pytest.raises(WireError):
+        decode(change(written))
+
+
+def test_a_peer_that_knows_no_bundles_asks_for_none() -> None:
+    """A select of an older version says nothing of them."""
+    written = json.loads(wire.encode_control(attrs.evolve(SELECT, bundles=True)))
+    del written["bundles"]
+    assert SELECT == decode(json.dumps(written))
+
+
 def test_a_grant_is_not_shown() -> None:
     """The grant of a select gets into no log."""
     assert "grant" not in repr(SELECT)
 
 
-@pytest.mark.parametrize("frame", [SELECT, wire.Release(4), ENDED, BURST], ids=lambda frame: type(frame).__name__)
+@pytest.mark.parametrize(
+    "frame", [SELECT, wire.Release(4), ENDED, BURST, BUNDLE], ids=lambda frame: type(frame).__name__
+)
 def test_a_newer_peer_is_understood(frame: wire.Control) -> None:
     """A greater version and unknown fields change nothing as long as the frame can be read."""
     written = wire.encode_control(frame)
@@ -749,3 +787,39 @@ def test_a_burst_of_parts_is_known_by_how_its_rows_begin() -> None:
     assert not wire.are_parts(join(other, 7, good))
     assert not wire.are_parts(join(episode, 7, [good[0], b'{"type":"status","seq":8}']))
     assert not wire.are_parts(join(episode, 7, [good[0].replace(b"message_part", b"message")]))
+
+
+@given(
+    run_id=st.sampled_from(["run0", "p8r2dq7w3e", 'a]"b', "r\\", "x%d", "\u00e9"]),
+    first_seq=st.sampled_from([1, 8, 98, LARGEST_NUMBER - 200]),
+    count=st.integers(1, 4) | st.integers(126, 140),
+    data=st.data(),
+)
+def test_no_row_of_a_burst_is_passed_over(run_id: str, first_seq: int, count: int, data: st.DataObject) -> None:
+    """Whatever its run is called, wherever in it another row stands, and whatever that one begins with."""
+    episode = Episode(5, 2, run_id)
+    prefix = wire.cursor_prefix(MessageRef(1, "a"), episode)
+
+    def made(of: Episode, seq: int) -> bytes:
+        return wire.encode_part_row(of, seq, prefix, {"type": "text", "text": ',"part":'}, limit_bytes=LIMIT)
+
+    good = [made(episode, first_seq + number) for number in range(count)]
+    assert wire.are_parts(join(episode, first_seq, good))
+    place = data.draw(st.integers(0, count - 1))
+    seq = str(first_seq + place).encode()
+    bad = data.draw(
+        st.sampled_from(
+            [
+                made(episode, max(1, first_seq + place - 1) if first_seq + place > 1 else 2),
+                made(attrs.evolve(episode, run_id="other"), first_seq + place),
+                made(attrs.evolve(episode, history_version=6), first_seq + place),
+                good[place].replace(b'"seq":' + seq, b'"seq":0' + seq, 1),
+                good[place].replace(b'"seq":' + seq, b'"seq":' + seq + b".0", 1),
+                good[place].replace(b"message_part", b"status", 1),
+                b'{"type":"status"}',
+            ]
+        )
+    )
+    assert not wire.are_parts(join(episode, first_seq, [*good[:place], bad, *good[place + 1 :]]))
+    more = join(episode, first_seq, [*good, b'{"type":"status"}'])
+    assert not wire.are_parts(attrs.evolve(more, count=count))

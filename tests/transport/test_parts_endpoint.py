@@ -18,6 +18,7 @@ from relaytrio._protocol.burst import Burst, join
 from relaytrio._protocol.chat import Chat
 from relaytrio._protocol.events import Episode
 from relaytrio._protocol.wire import (
+    Bundle,
     Control,
     Ended,
     Heartbeat,
@@ -136,10 +137,11 @@ class Peer:
         leg: int = 1,
         chat: str = "chat",
         grant: str | None = None,
+        bundles: bool = False,
     ) -> None:
         if grant is None:
             grant = make_select_grant(SECRET, chat_id=chat, source=PEER, target=HERE, now=NOW)
-        self.say(Select(leg, chat, episode, after_seq, grant))
+        self.say(Select(leg, chat, episode, after_seq, grant, bundles))
 
     async def next(self) -> Control | None:
         with trio.fail_after(1000):
@@ -294,6 +296,74 @@ async def test_a_frame_has_at_most_the_bytes_of_a_burst(make: Callable[..., Endp
             got.append(frame.burst)
     assert max(len(burst.rows) for burst in got) <= 1000
     assert [row for burst in got for row in burst.split()] == rows(*range(1, 51), size=40)
+
+
+async def test_rows_of_several_legs_travel_in_one_frame(endpoint: Endpoint) -> None:
+    """To a peer that takes bundles; an end goes alone, after the rows before it and before those after it."""
+    logs = [endpoint.parts.make(f"chat{leg}", EPISODE) for leg in (1, 2, 3)]
+    async with endpoint.running() as peer:
+        for leg in (1, 2, 3):
+            peer.select(leg=leg, chat=f"chat{leg}", bundles=leg == 2)
+        await wait_all_tasks_blocked()
+        logs[0].append(rows(1))
+        await wait_all_tasks_blocked()  # ... and waits to be taken; what comes meanwhile goes together
+        for log in logs:
+            log.append(rows(log.last_seq + 1))
+        logs[1].seal()
+        assert burst(1) == await peer.next()
+        assert Bundle((burst(2), burst(1, leg=2), burst(1, leg=3))) == await peer.next()
+        assert sealed(1, leg=2) == await peer.next()
+        await peer.nothing_comes()
+        logs[0].append(rows(3))
+        assert burst(3) == await peer.next()
+
+
+async def test_an_end_is_not_overtaken_by_a_bundle(endpoint: Endpoint) -> None:
+    """What is found while a bundle is put together goes out right behind it."""
+    first, second = endpoint.parts.make("chat1", EPISODE), endpoint.parts.make("chat2", EPISODE)
+    async with endpoint.running() as peer:
+        peer.select(leg=1, chat="chat1", bundles=True)
+        peer.select(leg=2, chat="chat2", bundles=True)
+        await wait_all_tasks_blocked()
+        first.append(rows(1))
+        await wait_all_tasks_blocked()
+        second.append(rows(1))
+        first.seal()
+        await wait_all_tasks_blocked()
+        assert [burst(1), burst(1, leg=2), sealed(1)] == [await peer.next() for _ in range(3)]
+
+
+async def test_an_older_peer_gets_no_bundle(endpoint: Endpoint) -> None:
+    """It has never said that it takes them."""
+    logs = [endpoint.parts.make(f"chat{leg}", EPISODE) for leg in (1, 2)]
+    async with endpoint.running() as peer:
+        for leg in (1, 2):
+            peer.select(leg=leg, chat=f"chat{leg}")
+        logs[0].append(rows(1))
+        await wait_all_tasks_blocked()
+        logs[0].append(rows(2))
+        logs[1].append(rows(1))
+        frames = [await peer.next() for _ in range(3)]
+    assert [burst(1), burst(2), burst(1, leg=2)] == sorted(frames, key=lambda frame: frame.leg)  # type: ignore[union-attr]
+
+
+async def test_a_bundle_has_at_most_the_bytes_of_a_burst(make: Callable[..., Endpoint]) -> None:
+    """A leg whose turn comes late in it waits for the next, or gets there what is left of the room."""
+    endpoint = make(burst_bytes=1000)
+    for leg in range(1, 11):
+        endpoint.parts.make(f"chat{leg}", EPISODE).append(rows(*range(1, 11), size=20))
+    taken: dict[int, list[bytes]] = {leg: [] for leg in range(1, 11)}
+    async with endpoint.running() as peer:
+        for leg in range(1, 11):
+            peer.select(leg=leg, chat=f"chat{leg}", bundles=True)
+        while sum(map(len, taken.values())) < 100:
+            frame = await peer.next()
+            assert isinstance(frame, LegBurst | Bundle)
+            bursts = frame.bursts if isinstance(frame, Bundle) else (frame,)
+            assert sum(len(of_leg.burst.rows) for of_leg in bursts) <= 1000
+            for of_leg in bursts:
+                taken[of_leg.leg] += of_leg.burst.split()
+    assert dict.fromkeys(taken, rows(*range(1, 11), size=20)) == taken
 
 
 async def test_a_log_that_lost_its_beginning_says_so(make: Callable[..., Endpoint]) -> None:

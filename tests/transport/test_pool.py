@@ -16,6 +16,7 @@ from relaytrio._errors import DialError, DialRefused, DialTimeout, LegLost
 from relaytrio._protocol.burst import Burst, join
 from relaytrio._protocol.events import Episode
 from relaytrio._protocol.wire import (
+    Bundle,
     Control,
     Ended,
     EndReason,
@@ -220,6 +221,20 @@ async def test_many_followers_are_one_connection_and_one_select(scene: Scene, au
     assert [["sealed"]] * 20 == [follower.ends for follower in followers]
     # Each takes its share, and one burst by which it knows that rows come.
     assert sum(len(follower.took) for follower in followers) <= 100 + 20 + 20
+
+
+async def test_a_bundle_brings_each_its_own(scene: Scene, autojump_clock: MockClock) -> None:
+    """Several episodes' rows in one frame; what is nobody's any more is passed over."""
+    first, second = await scene.follow(), await scene.follow(SECOND)
+    assert all(frame.bundles for frame in scene.wire.taken if isinstance(frame, Select))
+    bursts = [(FIRST, 1), (SECOND, 1), (FIRST, 2)]
+    of_legs = [
+        LegBurst(scene.wire.number(episode), join(episode, seq, [b'{"seq":%d}' % seq])) for episode, seq in bursts
+    ]
+    scene.wire.say(Bundle((*of_legs, attrs.evolve(of_legs[0], leg=99))))
+    await wait_all_tasks_blocked()
+    assert {FIRST: [1, 2], SECOND: [1]} == scene.copies
+    assert (2, 1) == (len(first.took), len(second.took))
 
 
 async def test_every_follower_learns_that_rows_come(scene: Scene, autojump_clock: MockClock) -> None:

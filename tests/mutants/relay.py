@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "everything passes for a part",
         "relaytrio/_protocol/wire.py",
-        "    beginning, pattern = _part_beginning(burst.episode)\n",
-        "    return True\n    beginning, pattern = _part_beginning(burst.episode)\n",
+        "    beginning = _part_beginning(burst.episode)\n",
+        "    return True\n    beginning = _part_beginning(burst.episode)\n",
         _WIRE,
         races=(13,),
     ),

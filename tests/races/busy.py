@@ -55,8 +55,8 @@ class Answers:
 
 @asynccontextmanager
 async def open_busy_workshop(responder: Callable[[Turn], Awaitable[None]]) -> AsyncIterator[Workshop]:
-    """A worker with its heartbeat."""
-    async with open_workshop(responder, acquire_seconds=3.0, retry_seconds=1.0) as shop:
+    """A worker with its heartbeat. There is no other that it would let be first."""
+    async with open_workshop(responder, acquire_seconds=3.0, retry_seconds=1.0, yield_seconds=0.0) as shop:
         replica = Replica(id=HERE, address=None, version="1")
         presence = Presence(replica=replica, store=shop.store, worker=shop.worker, settings=shop.settings)
         shop.nursery.start_soon(presence.run)

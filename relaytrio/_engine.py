@@ -401,7 +401,7 @@ def _secret(secret: str | bytes | None) -> bytes | None:
 
 
 async def _default_relay(engine: Engine, stack: AsyncExitStack) -> Relay | None:
-    """All legs to a peer share one connection; the pool of them lasts as long as the stack."""
+    """Where legs to a peer share one connection, the pool of them lasts as long as the stack."""
     if engine.secret is None:
         return None
     dialer = WebSocketDialer(
@@ -410,8 +410,9 @@ async def _default_relay(engine: Engine, stack: AsyncExitStack) -> Relay | None:
         secret=engine.secret,
         settings=engine.settings,
     )
-    pool = await stack.enter_async_context(open_leg_pool(dialer, engine.settings))
-    return MultiReplicaRelay(RelayConfig(dialer=pool, settings=engine.settings, random=engine._random.random))
+    shared = engine.settings.shared_legs
+    pool = await stack.enter_async_context(open_leg_pool(dialer, engine.settings)) if shared else None
+    return MultiReplicaRelay(RelayConfig(dialer=pool or dialer, settings=engine.settings, random=engine._random.random))
 
 
 class _Addresses:

@@ -58,6 +58,9 @@ class Settings:
     dial_retry_max_seconds: float = 15.0
     connect_seconds: float = 5.0
     handshake_seconds: float = 10.0
+    shared_legs: bool = True
+    """Whether everything that comes from one peer comes over one connection. Without, each subscription has a
+    connection of its own to the peer that it follows: many times the work, and nothing that another can slow down."""
     idle_leg_seconds: float = 5.0
     """How long a leg whose episode has ended waits for the next one."""
     leg_receive_buffer_bytes: int = 64 * KiB

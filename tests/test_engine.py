@@ -7,8 +7,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import relaytrio
+from relaytrio._relay import MultiReplicaRelay
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import ask, check_stream, open_test_engine
+from relaytrio.transport.dialer import WebSocketDialer
+from relaytrio.transport.pool import LegPool
 from tests.scene import kinds, texts, until
 
 
@@ -224,3 +227,13 @@ def test_a_public_name_has_one_home() -> None:
             assert name == value.__name__
         if isinstance(value, type) and issubclass(value, BaseException):
             assert "relaytrio" == value.__module__, name
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_legs_are_shared_unless_told_otherwise(autojump_clock: MockClock, shared: bool) -> None:
+    """One connection to a peer, or one for each subscription, as the settings say."""
+    async with relaytrio.open_engine(
+        "memory://", secret="a secret of a cluster", settings=relaytrio.Settings(shared_legs=shared)
+    ) as engine:
+        assert isinstance(engine.relay, MultiReplicaRelay)
+        assert isinstance(engine.relay.config.dialer, LegPool if shared else WebSocketDialer)

@@ -24,6 +24,7 @@ from ._check_plan import CheckOptions, CheckPlan, Kill, make_plan
 from ._check_records import RunRecord
 from ._check_report import Progress, report_json, report_lines
 from ._cluster import Cluster, ReplicaSpec, open_cluster
+from ._options import read_settings
 from ._output import Output
 from ._own_schema import open_own_schema
 from ._signals import status_after, two_signals
@@ -49,6 +50,8 @@ async def check(
     kill_every: Annotated[float | None, Parameter(help="Seconds between kills.  [default: 5]")] = None,
     json: Annotated[bool, Parameter(help="The result as JSON on stdout.", negative="")] = False,
     store: Annotated[str | None, Parameter(help=STORE_HELP)] = None,
+    own_listener: Annotated[bool, Parameter(help="Viewers have a listener of their own.", negative="")] = False,
+    settings: Annotated[str, Parameter(help="Settings of each replica, as JSON, as those of serve.")] = "{}",
 ) -> int:
     """Start replicas, cut viewers' sockets in the middle of answers, and compare what they had with what was made.
 
@@ -64,7 +67,10 @@ async def check(
         kill=kill,
         kill_every=kill_every,
         store=store,
+        own_listener=own_listener,
+        settings=settings,
     )
+    read_settings(settings)
     run = _Check(Output(), json)
     async with trio.open_nursery() as nursery:
         await nursery.start(two_signals, run.ask, run.insist)
@@ -147,11 +153,19 @@ def _cut_short(number: int) -> int:
 def _specs(options: CheckOptions) -> list[ReplicaSpec]:
     """Where viewers' replicas are killed, the last one only serves."""
     numbers = range(1, options.replicas + 1)
-    return [ReplicaSpec(number=number, worker=options.kill != "viewer" or number < numbers[-1]) for number in numbers]
+    return [
+        ReplicaSpec(
+            number=number,
+            worker=options.kill != "viewer" or number < numbers[-1],
+            own_listener=options.own_listener,
+        )
+        for number in numbers
+    ]
 
 
 def _serve_options(options: CheckOptions) -> list[str]:
-    return ["--pace", repr(options.pace), "--seed", str(options.seed), "--stamp-times"]
+    pace = ["--pace", repr(options.pace), "--seed", str(options.seed), "--stamp-times"]
+    return [*pace, "--settings", options.settings]
 
 
 @asynccontextmanager

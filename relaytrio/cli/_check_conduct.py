@@ -69,7 +69,7 @@ class Conductor:
         self._beside = beside
         self._client = ChatClient(cluster.urls, http=http)
         self.board = Board()
-        replicas = {replica.url: replica.number for replica in cluster.replicas}
+        replicas = {replica.viewers_url: replica.number for replica in cluster.replicas}
         for number in range(1, options.viewers + 1):
             self.viewers.append(Viewer(number, replicas, self.board, http=http, seed=options.seed))
         self._disturber = Disturber(cluster, self.viewers, self.board, options)

@@ -66,6 +66,10 @@ class CheckOptions:
     kill_every: float | None = None
     """Seconds."""
     store: str | None = None
+    own_listener: bool = False
+    """Whether viewers come over the listener that is for them alone."""
+    settings: str = "{}"
+    """Of each replica, as JSON."""
 
 
 @attrs.frozen(kw_only=True)

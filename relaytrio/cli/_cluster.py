@@ -53,6 +53,8 @@ class ReplicaSpec:
     """False: it serves viewers and generates nothing."""
     port: int = 0
     """0: a free port."""
+    own_listener: bool = False
+    """Viewers have a listener for themselves, on another free port."""
 
 
 class ReplicaProcess:
@@ -63,6 +65,7 @@ class ReplicaProcess:
         spec: ReplicaSpec,
         command: Sequence[str],
         url: str,
+        viewers_url: str,
         log: Path,
         lifeline: int,
         http: httpx.AsyncClient,
@@ -72,6 +75,8 @@ class ReplicaProcess:
         self.number = spec.number
         self.url = url
         """The same after a restart."""
+        self.viewers_url = viewers_url
+        """Where viewers watch: the same, or their own listener."""
         self.replica_id = ""
         """New at each start."""
         self.log = log
@@ -217,7 +222,8 @@ async def open_cluster(
     which is removed. At the end they have `grace_seconds` to hand their chats over. Raises `ClusterFailed`, and
     `NotDone` where a port is taken.
     """
-    ports = choose_ports([spec.port for spec in specs])
+    ports = choose_ports([spec.port for spec in specs] + [0 for spec in specs if spec.own_listener])
+    viewers_ports = iter(ports[len(specs) :])
     with _temporary_folder() as folder, _lifeline() as lifeline:
         cluster = Cluster(folder, store_url or f"sqlite:///{folder / 'chat.db'}")
         secret = _secret_file(folder)
@@ -225,11 +231,13 @@ async def open_cluster(
         environment = {**(environment or {}), STORE_VARIABLE: cluster.store_url}
         # Straight to loopback: no proxy of the environment has a part in it.
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-            for spec, port in zip(specs, ports, strict=True):
+            for spec, port in zip(specs, ports, strict=False):
                 url = f"http://{HOST}:{port}"
-                command = _command(spec, url, secret, serve_options)
+                viewers_url = f"http://{HOST}:{next(viewers_ports)}" if spec.own_listener else url
+                command = _command(spec, url, viewers_url, secret, serve_options)
                 log = (log_dir or folder) / f"replica-{spec.number}.log"
-                cluster.replicas.append(ReplicaProcess(spec, command, url, log, lifeline, http, environment))
+                process = ReplicaProcess(spec, command, url, viewers_url, log, lifeline, http, environment)
+                cluster.replicas.append(process)
             try:
                 await cluster._start()
                 yield cluster
@@ -238,12 +246,13 @@ async def open_cluster(
                     await cluster._end(grace_seconds)
 
 
-def _command(spec: ReplicaSpec, url: str, secret: Path, options: Sequence[str]) -> list[str]:
+def _command(spec: ReplicaSpec, url: str, viewers_url: str, secret: Path, options: Sequence[str]) -> list[str]:
     # `-m` would let files of the folder in which this process happens to stand shadow modules, unless it imports from
     # there itself.
     python = [sys.executable] if sys.path[0] in ("", os.getcwd()) else [sys.executable, "-P"]
     command = [*python, "-m", "relaytrio", "serve"]
     command += ["--listen", url.removeprefix("http://"), "--advertise", url]
+    command += ["--viewers", viewers_url.removeprefix("http://")] if spec.own_listener else []
     command += ["--secret-file", str(secret), "--exit-with-stdin"]
     return [*command, *([] if spec.worker else ["--no-worker"]), *options]
 

@@ -89,6 +89,26 @@ async def test_it_holds(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.parametrize("options", [("--own-listener",), ("--settings", '{"shared_legs": false}')])
+async def test_it_holds_on_other_ways_to_viewers_and_peers(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Where viewers have a listener of their own, and where each has a leg of its own."""
+    ended = await run_check(tmp_path, *SMALL, "--turns", "1", "--json", *options)
+    assert ended.returncode == 0, (ended.stdout + ended.stderr).decode()
+    told = json.loads(ended.stdout)
+    assert told["faults"] == told["shortfalls"] == []
+    assert told["totals"]["legs_opened"] > 0
+    assert told["totals"]["cuts_inside_answers"] >= 2
+    assert_nothing_left(tmp_path)
+
+
+async def test_settings_that_there_are_not(tmp_path: Path) -> None:
+    """They are refused before anything is started."""
+    ended = await run_check(tmp_path, "--settings", '{"legs": 4}')
+    assert (2, b"") == (ended.returncode, ended.stdout)
+    assert b"there is no setting legs" in ended.stderr
+    assert_nothing_left(tmp_path)
+
+
 def schemas(url: str) -> list[str]:
     """Those of this package in a database."""
     with psycopg.connect(url) as connection:

@@ -11,10 +11,10 @@ import time
 import trio
 
 from relaytrio import Engine, open_engine
+from relaytrio._frames import Frames
 from relaytrio._parts import PartLogs
 from relaytrio._protocol.chat import Abandon, Acquire
 from relaytrio._protocol.events import Cursor, Episode
-from relaytrio._subscription import Frames
 from relaytrio.pubsub._base import Hint
 from relaytrio.pubsub.memory import MemoryPubSub
 from relaytrio.stores import MemoryStore

@@ -72,6 +72,7 @@ from ._errors import SubscriptionFailed as SubscriptionFailed
 from ._errors import TurnError as TurnError
 from ._errors import TurnOver as TurnOver
 from ._errors import WireError as WireError
+from ._frames import Frame as Frame
 from ._protocol.burst import Burst as Burst
 from ._protocol.chat import Answer as Answer
 from ._protocol.chat import Chat as Chat
@@ -101,7 +102,6 @@ from ._relay import RelayConfig as RelayConfig
 from ._relay import RelayParams as RelayParams
 from ._relay import StatusNotification as StatusNotification
 from ._settings import Settings as Settings
-from ._subscription import Frame as Frame
 from ._subscription import Subscription as Subscription
 from ._turn import Responder as Responder
 from ._turn import Turn as Turn

@@ -23,12 +23,11 @@ import attrs
 import trio
 
 from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
+from ._frames import Bursts, Frames, Item, Taken, decoded
 from ._hints import Hints, Trouble
 from ._latest import Latest
 from ._nursery import BodyNursery
 from ._parts import PartLog, PartLogs
-from ._protocol import wire
-from ._protocol.burst import Burst
 from ._protocol.events import Cursor, Degraded, Episode, Event
 from ._protocol.resume import Progress
 from ._protocol.retry import Backoff
@@ -43,18 +42,6 @@ EVENTS_PER_CHECKPOINT = 64
 """A viewer who works through a burst lets others run so often: a checkpoint costs as much as decoding ten events."""
 
 
-@attrs.frozen
-class Frame:
-    """Events, ready to be sent: a JSON array in UTF-8, and the cursor after its last event."""
-
-    data: bytes
-    cursor: str
-
-
-Taken: TypeAlias = Burst | tuple[Event, ...]
-"""What a viewer gets next: rows as they are in the log, or other events."""
-_Item: TypeAlias = tuple[str, Taken]
-"""The cursor after it, and that."""
 WatchingLog: TypeAlias = Callable[[str, Episode], AbstractContextManager[None]]
 """Watches the log of that chat's episode, for as long as the context lasts."""
 
@@ -81,9 +68,9 @@ class ReplicaParts:
 class Subscription:
     """One viewer's stream of one chat: use it as an async context manager, and iterate over it.
 
-    `async for event in subscription` gives decoded events; `subscription.frames()` gives the same as ready bytes. Use
-    one of them, from one task. The stream ends with `ChatDeleted` when the chat is deleted, and with
-    `ReplicaDraining` when the engine is left; otherwise it has no end: leave the context.
+    `async for event in subscription` gives decoded events, `subscription.bursts()` the same by the burst, and
+    `subscription.frames()` as ready bytes. Use one of them, from one task. The stream ends with `ChatDeleted` when the
+    chat is deleted, and with `ReplicaDraining` when the engine is left; otherwise it has no end: leave the context.
 
     Entering reads the store once, and raises `ChatNotFound` or `StoreUnavailable`. An exception of the body leaves as
     it is; if a task of the engine fails, the body is cancelled and `SubscriptionFailed` is raised, with its cause.
@@ -134,17 +121,18 @@ class Subscription:
         for event in self._decoded:
             return await self._hand_over(event)
         while True:
-            _, burst_or_events = await self._take()
-            if isinstance(burst_or_events, Burst):
-                self._decoded = iter(wire.decode_rows(burst_or_events))
-            else:
-                self._decoded = iter(burst_or_events)
+            _, taken = await self._take()
+            self._decoded = iter(decoded(taken))
             for event in self._decoded:
                 return await self._hand_over(event)
 
+    def bursts(self) -> Bursts:
+        """The stream as lists of events: whatever is there when it is asked for comes at once."""
+        return Bursts(self._take, self._had)
+
     def frames(self) -> Frames:
         """The stream as ready frames."""
-        return Frames(self)
+        return Frames(self._take, self._had, self._replica.settings.burst_bytes)
 
     def pulled(self, news: Callable[[], None], watching: WatchingLog | None = None) -> Pulled:
         """The stream for whoever does not wait for it. `news`, synchronous, is called when to look for more.
@@ -165,7 +153,7 @@ class Subscription:
         self.cursor = event.cursor
         return event
 
-    async def _take(self) -> _Item:
+    async def _take(self) -> Item:
         self._nursery.check_entered()
         if self._taking:
             raise trio.BusyResourceError("another task is reading this subscription")
@@ -176,6 +164,9 @@ class Subscription:
             self._taking = False
         self._since_checkpoint = 0
         return item
+
+    def _had(self, cursor: str) -> None:
+        self.cursor = cursor
 
     def _start_relay(self, view: View) -> None:
         """If the chat runs elsewhere, and nobody follows it yet."""
@@ -220,29 +211,6 @@ class Subscription:
                 return
 
 
-class Frames:
-    """A subscription's stream as frames; an async iterator."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self._subscription = subscription
-        self._frames: Iterator[Frame] = iter(())
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Frame:
-        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint when it waits."""
-        while True:
-            for frame in self._frames:
-                self._subscription.cursor = frame.cursor
-                return frame
-            cursor, burst_or_events = await self._subscription._take()
-            if isinstance(burst_or_events, Burst):
-                self._frames = iter([Frame(b"[%b]" % burst_or_events.rows, cursor)])
-            else:
-                self._frames = framed(burst_or_events, self._subscription._replica.settings.burst_bytes)
-
-
 class Pulled:
     """A subscription's stream for whoever takes it when told that there is news. All of it is synchronous."""
 
@@ -278,20 +246,6 @@ class Pulled:
     def ending(self) -> Exception | None:
         """Why nothing more will come, once `next` has given all there was."""
         return self._watch.ending
-
-
-def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
-    """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
-    rows: list[bytes] = []
-    size, cursor = 0, ""
-    for event in events:
-        row = wire.encode_event(event)
-        if rows and size + len(row) > limit_bytes:
-            yield Frame(wire.encode_frame(rows), cursor)
-            rows, size = [], 0
-        rows.append(row)
-        size, cursor = size + len(row) + 2, event.cursor
-    yield Frame(wire.encode_frame(rows), cursor)
 
 
 class _Watch:
@@ -474,7 +428,7 @@ class _Merge:
         self._log = None
         self._log_watch.close()
 
-    async def take(self) -> _Item:
+    async def take(self) -> Item:
         """What the viewer gets next. A checkpoint; cancelled, nothing was taken.
 
         Raises why the stream ends, and `trio.ClosedResourceError` when the viewer has left.

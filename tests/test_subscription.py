@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import ChatDeleted, ChatNotFound, ConfigurationError, StoreUnavailable, SubscriptionFailed
+from relaytrio._frames import framed
 from relaytrio._protocol import wire
 from relaytrio._protocol.burst import SEPARATOR
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
@@ -27,7 +28,6 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
-from relaytrio._subscription import framed
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
 from relaytrio.testing import check_stream, text_burst
@@ -105,6 +105,27 @@ async def test_a_cursor_is_the_same_in_frames_as_in_events(autojump_clock: MockC
                     framed += wire.decode_frame(frame.data)
                     assert frame.cursor == framed[-1].cursor == other.cursor
         assert [wire.encode_event(event) for event in events] == [wire.encode_event(event) for event in framed]
+
+
+async def test_bursts_are_the_same_events_as_they_came(autojump_clock: MockClock) -> None:
+    """What is there when the viewer asks comes at once, with the cursor behind it; cancelled, nothing is taken."""
+    async with open_scene() as scene:
+        episode = await scene.acquire(HERE)
+        scene.make_parts(episode, *"abc")
+        async with scene.subscribe() as one, scene.subscribe() as other:
+            events = await at_hand(one)
+            bursts = []
+            with trio.move_on_after(1):
+                async for burst in other.bursts():
+                    bursts.append(list(burst))
+                    assert other.cursor == burst[-1].cursor
+            assert events == [event for burst in bursts for event in burst]
+            assert [1, 2, 3] == seqs(bursts[-1])
+            scene.make_parts(episode, *"de")
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await anext(other.bursts())
+            assert [4, 5] == seqs(await anext(other.bursts()))
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1), limit=st.integers(0, 200))
@@ -659,7 +680,7 @@ async def test_a_subscription_is_read_inside_of_its_context_only(autojump_clock:
     """One that was never entered would wait for ever, and one has one life: both are told to the caller."""
     async with open_scene() as scene:
         subscription = scene.subscribe()
-        for reader in (subscription, subscription.frames()):
+        for reader in (subscription, subscription.bursts(), subscription.frames()):
             with pytest.raises(ConfigurationError, match="async with"):
                 await anext(reader)
         async with subscription:

@@ -14,9 +14,9 @@ from typing import Final
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Pong
 
+from .._frames import Taken, framed
 from .._protocol import wire
 from .._protocol.burst import Burst
-from .._subscription import Taken, framed
 from ._viewer import Ending
 
 _TEXT: Final = 0x81

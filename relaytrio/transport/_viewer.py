@@ -21,8 +21,9 @@ import attrs
 import trio
 
 from .._errors import ChatDeleted, ReplicaDraining, SubscriptionFailed
+from .._frames import Frame
 from .._settings import Settings
-from .._subscription import Frame, Subscription
+from .._subscription import Subscription
 
 DONE: Final = 1000
 GOING_AWAY: Final = 1001

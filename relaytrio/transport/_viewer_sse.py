@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from starlette.types import Receive, Send
 
-from .._subscription import Frame
+from .._frames import Frame
 from ._viewer import DRAINING, Ending
 
 HEADERS = [

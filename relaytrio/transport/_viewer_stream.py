@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import trio
 
+from .._frames import Frame
 from .._settings import Settings
-from .._subscription import Frame
 from ._server_frames import HEARTBEAT_FRAME, close_frame, text_frame
 from ._viewer import CLOSE_SECONDS, Ending
 from ._viewer_says import Left, Pinged, ViewerSays

@@ -8,9 +8,9 @@ from __future__ import annotations
 import trio
 from starlette.websockets import WebSocket
 
+from .._frames import Frame
 from .._protocol.wire import HEARTBEAT
 from .._settings import Settings
-from .._subscription import Frame
 from ._viewer import CLOSE_SECONDS, Ending
 from ._viewer_says import judge
 

@@ -1,0 +1,94 @@
+"""A subscription's stream for those who take what came together: by the burst, as events or as ready frames.
+
+Must not know: what comes next, and when (`_subscription.py`). Who calls: `Subscription`, whose `bursts` and `frames`
+these are; servers, which send frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Self, TypeAlias
+
+import attrs
+
+from ._protocol import wire
+from ._protocol.burst import Burst
+from ._protocol.events import Event
+
+Taken: TypeAlias = Burst | tuple[Event, ...]
+"""What a viewer gets next: rows as they are in the log, or other events."""
+Item: TypeAlias = tuple[str, Taken]
+"""The cursor after it, and that."""
+Take: TypeAlias = Callable[[], Awaitable[Item]]
+Had: TypeAlias = Callable[[str], None]
+"""Told the cursor of what the viewer has been given."""
+
+
+@attrs.frozen
+class Frame:
+    """Events, ready to be sent: a JSON array in UTF-8, and the cursor after its last event."""
+
+    data: bytes
+    cursor: str
+
+
+class Bursts:
+    """A subscription's stream as lists of events; an async iterator."""
+
+    def __init__(self, take: Take, had: Had) -> None:
+        self._take = take
+        self._had = had
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Event]:
+        """All that is there for the viewer now, at least one event and at most `burst_bytes` of parts. A checkpoint."""
+        cursor, taken = await self._take()
+        events = decoded(taken)
+        self._had(cursor)
+        return events
+
+
+class Frames:
+    """A subscription's stream as frames; an async iterator."""
+
+    def __init__(self, take: Take, had: Had, limit_bytes: int) -> None:
+        self._take = take
+        self._had = had
+        self._limit_bytes = limit_bytes
+        self._frames: Iterator[Frame] = iter(())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint when it waits."""
+        while True:
+            for frame in self._frames:
+                self._had(frame.cursor)
+                return frame
+            cursor, taken = await self._take()
+            if isinstance(taken, Burst):
+                self._frames = iter([Frame(b"[%b]" % taken.rows, cursor)])
+            else:
+                self._frames = framed(taken, self._limit_bytes)
+
+
+def decoded(taken: Taken) -> Sequence[Event]:
+    """The events that were taken."""
+    return wire.decode_rows(taken) if isinstance(taken, Burst) else taken
+
+
+def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
+    """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
+    rows: list[bytes] = []
+    size, cursor = 0, ""
+    for event in events:
+        row = wire.encode_event(event)
+        if rows and size + len(row) > limit_bytes:
+            yield Frame(wire.encode_frame(rows), cursor)
+            rows, size = [], 0
+        rows.append(row)
+        size, cursor = size + len(row) + 2, event.cursor
+    yield Frame(wire.encode_frame(rows), cursor)

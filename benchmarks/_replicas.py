@@ -15,8 +15,9 @@ from functools import partial
 
 import attrs
 import trio
-from trio_websocket import WebSocketRequest, serve_websocket
+from wsproto.connection import ConnectionType
 
+import relaytrio
 from relaytrio import Engine, Settings, open_engine
 from relaytrio._engine import VERSION
 from relaytrio._parts import PartLogs
@@ -27,7 +28,8 @@ from relaytrio._protocol.wire import cursor_prefix, encode_part_row
 from relaytrio._relay import MultiReplicaRelay, RelayConfig
 from relaytrio.stores import MemoryStore, Replica, Store
 from relaytrio.transport._serve import serve
-from relaytrio.transport._websocket import WebSocketFrames
+from relaytrio.transport._stream_frames import StreamFrames
+from relaytrio.transport._upgrade import Opening
 from relaytrio.transport.dialer import WebSocketDialer
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
 
@@ -69,13 +71,16 @@ class PartsServer:
     port: int = 0
     accepted: int = 0
 
-    async def handle(self, request: WebSocketRequest) -> None:
-        headers = {name.decode(): value.decode() for name, value in request.headers}
-        source = authorize_peer(headers, secret=SECRET.encode(), replica_id=self.replica_id, now=time.time())
-        connection = await request.accept()
+    async def handle(self, stream: trio.SocketStream) -> None:
+        opening = Opening(tls=False, client=None, server=None)
+        while (request := opening.take(await stream.receive_some())) is None:
+            pass
+        source = authorize_peer(request.headers, secret=SECRET.encode(), replica_id=self.replica_id, now=time.time())
+        answer, came = opening.accept()
+        await stream.send_all(answer)
         self.accepted += 1
         await serve_parts(
-            WebSocketFrames(connection, connection._stream),
+            StreamFrames(stream, ConnectionType.SERVER, self.settings, came),
             parts=self.parts,
             store=self.store,
             replica_id=self.replica_id,
@@ -92,8 +97,9 @@ async def serving_parts(
     """Serve these logs for as long as the context lasts."""
     server = PartsServer(parts, store or MemoryStore(), replica_id, SETTINGS)
     async with trio.open_nursery() as nursery:
-        listening = partial(serve_websocket, server.handle, "127.0.0.1", port, None, handler_nursery=nursery)
-        server.port = (await nursery.start(listening)).port
+        listening = partial(trio.serve_tcp, server.handle, port, host="127.0.0.1", handler_nursery=nursery)
+        (listener,) = await nursery.start(listening)
+        server.port = listener.socket.getsockname()[1]
         yield server
         nursery.cancel_scope.cancel()
 
@@ -137,14 +143,12 @@ def _plain_dialer(engine: Engine, store: Store) -> WebSocketDialer:
 
 @asynccontextmanager
 async def serving_engine(engine: Engine, port: int, *, asgi: bool) -> AsyncIterator[None]:
-    """Serve a whole engine's parts: by its ASGI app, or by an endpoint alone."""
-    if not asgi:
-        parts = serving_parts(engine.parts, store=engine.store, replica_id=engine.replica_id, port=port)
-        async with parts:
-            yield
-        return
+    """Serve a whole engine's parts: by its ASGI app, or by the listener beside it."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, engine, engine.asgi_app(), port=port, shutdown=trio.Event()))
+        if asgi:
+            await nursery.start(partial(serve, engine, engine.asgi_app(), port=port, shutdown=trio.Event()))
+        else:
+            await nursery.start(partial(relaytrio.serve_viewers, engine, port=port))
         yield
         nursery.cancel_scope.cancel()
 

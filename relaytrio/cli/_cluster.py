@@ -54,7 +54,7 @@ class ReplicaSpec:
     port: int = 0
     """0: a free port."""
     own_listener: bool = False
-    """Viewers have a listener for themselves, on another free port."""
+    """Viewers and peers have a listener for themselves, on another free port."""
 
 
 class ReplicaProcess:
@@ -76,7 +76,7 @@ class ReplicaProcess:
         self.url = url
         """The same after a restart."""
         self.viewers_url = viewers_url
-        """Where viewers watch: the same, or their own listener."""
+        """Where viewers watch, and peers dial: the same, or their own listener."""
         self.replica_id = ""
         """New at each start."""
         self.log = log
@@ -251,7 +251,7 @@ def _command(spec: ReplicaSpec, url: str, viewers_url: str, secret: Path, option
     # there itself.
     python = [sys.executable] if sys.path[0] in ("", os.getcwd()) else [sys.executable, "-P"]
     command = [*python, "-m", "relaytrio", "serve"]
-    command += ["--listen", url.removeprefix("http://"), "--advertise", url]
+    command += ["--listen", url.removeprefix("http://"), "--advertise", viewers_url]
     command += ["--viewers", viewers_url.removeprefix("http://")] if spec.own_listener else []
     command += ["--secret-file", str(secret), "--exit-with-stdin"]
     return [*command, *([] if spec.worker else ["--no-worker"]), *options]

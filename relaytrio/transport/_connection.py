@@ -32,7 +32,7 @@ class FrameConnection(Protocol):
         """
 
     async def send(self, frame: str | bytes) -> None:
-        """Send one frame: text for `str`, binary for `bytes`. Waits while the peer does not read.
+        """Send one frame: text for `str`, binary for `bytes`. Waits while the peer does not read. A checkpoint.
 
         Raises `trio.BrokenResourceError` when the connection is lost. If it is cancelled, half a frame may have gone
         out: all that may follow is `aclose_forcefully`.
@@ -62,8 +62,6 @@ async def send_control(connection: FrameConnection, frame: Control, settings: Se
     try:
         with trio.fail_after(settings.stalled_send_seconds):
             await connection.send(encode_control(frame))
-            # Some servers' send does nothing, not even this, once the peer has left.
-            await trio.lowlevel.checkpoint()
     except trio.TooSlowError:
         reason = f"it has taken nothing for {settings.stalled_send_seconds:g} s"
     except (trio.BrokenResourceError, trio.ClosedResourceError):

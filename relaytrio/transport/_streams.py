@@ -8,8 +8,6 @@ Must not know: how a connection is kept (`_viewer.py`), what the parts endpoint 
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -23,16 +21,14 @@ from .._errors import InvalidCursor, RelaytrioError
 from ._admission import Admission
 from ._answers import refusal
 from ._peer_websocket import PeerConnection
+from ._peers import Peers
 from ._problems import RouteNotFound
 from ._viewer import PROTOCOL_ERROR, Ending, Outlet
 from ._viewer_sse import HEADERS, EventStreamOutlet
 from ._viewer_websocket import WebSocketOutlet
-from .parts_endpoint import authorize_peer, serve_parts
 
 if TYPE_CHECKING:
     from .._engine import Engine
-
-_logger = logging.getLogger("relaytrio.http")
 
 
 class Streams:
@@ -41,6 +37,7 @@ class Streams:
     def __init__(self, engine: Engine, admission: Admission) -> None:
         self._engine = engine
         self._admission = admission
+        self._peers = Peers(engine)
 
     async def by_websocket(self, websocket: WebSocket) -> None:
         """`GET /v1/chats/{id}/stream` with an upgrade."""
@@ -64,28 +61,14 @@ class Streams:
 
     async def parts(self, websocket: WebSocket) -> None:
         """`GET /relay/v1/parts`: only for replicas that have the cluster's secret."""
-        engine = self._engine
         try:
-            if engine.secret is None:
-                raise RouteNotFound("this replica has no secret, so that it serves no others")
-            source = authorize_peer(
-                websocket.headers, secret=engine.secret, replica_id=engine.replica_id, now=time.time()
-            )
+            source = self._peers.authorize(websocket.headers)
         except RelaytrioError as error:
             await _deny(websocket, error)
             return
         await websocket.accept()
         connection = PeerConnection(websocket)
-        reason = await serve_parts(
-            connection,
-            parts=engine.parts,
-            store=engine.store,
-            replica_id=engine.replica_id,
-            secret=engine.secret,
-            source=source,
-            settings=engine.settings,
-        )
-        _logger.debug("the connection of replica %s ended: %s", source, reason)
+        await self._peers.serve(connection, source)
         await connection.say_going_away()
 
     async def nowhere(self, websocket: WebSocket) -> None:

@@ -1,4 +1,6 @@
-"""The opening handshake of a viewer's WebSocket, seen from the server: bytes in, a request out, and what answers it.
+"""The opening handshake of a WebSocket, a viewer's or a peer's, seen from the server.
+
+Bytes in, a request out, and what answers it.
 
 h11 reads the head and holds its length; wsproto says whether it asks for a WebSocket. Everything else that comes, of
 whatever kind, is a refusal (`transport/_problems.py`): no bytes of a peer's raise anything else.
@@ -22,6 +24,7 @@ from wsproto.events import AcceptConnection, Request
 from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
+from ._address import PARTS_PATH
 from ._problems import MalformedRequest, MethodNotAllowed, RouteNotFound, UpgradeRequired
 
 HEAD_BYTES: Final = 16 * 1024
@@ -32,7 +35,7 @@ _MORE: Final = {
     426: [(b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", b"13"), (b"Connection", b"Upgrade, close")],
 }
 """The headers that a refusal of the handshake itself has."""
-_STREAM = re.compile(r"/v1/chats/(?P<chat_id>[^/]+)/stream")
+_ROUTES = re.compile(rf"/v1/chats/(?P<chat_id>[^/]+)/stream|{re.escape(PARTS_PATH)}")
 
 
 class Opening:
@@ -86,7 +89,7 @@ class Opening:
     def _checked(self, request: h11.Request) -> HTTPConnection:
         raw_path, _, query = request.target.partition(b"?")
         path = unquote(raw_path.decode("ascii"))
-        found = _STREAM.fullmatch(path)
+        found = _ROUTES.fullmatch(path)
         if found is None:
             raise RouteNotFound("there is nothing at this path")
         if request.method != b"GET":
@@ -106,7 +109,7 @@ class Opening:
             "server": self._server,
             "subprotocols": [],
             "extensions": {},
-            "path_params": {"chat_id": found["chat_id"]},
+            "path_params": {} if path == PARTS_PATH else found.groupdict(),
         }
         return HTTPConnection(scope)
 

@@ -1,4 +1,4 @@
-"""The viewer listener: one connection of a viewer's, from its first byte to its last.
+"""The viewer listener: one connection of a viewer's, or of a peer's, from its first byte to its last.
 
 The opening is the same for all: TLS where there is a context, the request, within a time; then who may see what, and
 the subscription; then the upgrade, or a refusal. A plain socket then leaves Trio's stream and is fed by the fan-out
@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from wsproto.connection import ConnectionType
 
 from .._errors import InvalidCursor, RelaytrioError
 from .._subscription import Subscription
+from ._address import PARTS_PATH
 from ._admission import Admission
 from ._answers import refusal
 from ._authorize import Authorize
+from ._peers import Peers
+from ._stream_frames import StreamFrames
 from ._tasks import first_of
 from ._upgrade import Opening
 from ._viewer import PROTOCOL_ERROR, Ending
@@ -59,6 +63,7 @@ class Viewers:
         self._settings = engine.settings
         self._admission = Admission(engine, authorize, recheck_seconds=recheck_seconds, random=random)
         self._hall = Hall(engine.parts, engine.settings, engine.drain_started, random)
+        self._peers = Peers(engine)
         self._ssl_context = ssl_context
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:  # noqa: ASYNC128
@@ -89,11 +94,25 @@ class Viewers:
             await self._refuse(stream, opening, error)
             return
         try:
+            if request.scope["path"] == PARTS_PATH:
+                await self._serve_peer(request, stream, opening)
+                return
             subscription = await self._admitted(request, stream, opening)
             if subscription is not None:
                 await self._carry(subscription, request, stream, plain, opening)
         except (RelaytrioError, HTTPException) as error:
             await self._refuse(stream, opening, error)
+
+    async def _serve_peer(self, request: HTTPConnection, stream: trio.abc.Stream, opening: Opening) -> None:
+        """Another replica, to its end. Raises what refuses it before it has begun."""
+        source = self._peers.authorize(request.headers)
+        answer, came = opening.accept()
+        try:
+            with trio.fail_after(self._settings.stalled_send_seconds):
+                await stream.send_all(answer)
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        await self._peers.serve(StreamFrames(stream, ConnectionType.SERVER, self._settings, came), source)
 
     async def _admitted(
         self, request: HTTPConnection, stream: trio.abc.Stream, opening: Opening

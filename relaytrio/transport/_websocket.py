@@ -1,21 +1,17 @@
-"""A trio-websocket connection as a connection of frames, and its handshake as a client.
+"""A trio-websocket connection as a connection of frames, and the stream below its handshake.
 
 Knows how that library fails. Its reader task raises what went wrong into the nursery it was given, and does not tell
 whoever waits for the handshake that the stream has ended; a connection that it calls closed may still hold its socket.
 So the stream is ours: `OpeningStream` raises when it ends too early, and closing is closing the stream.
 
-Must not know: what the frames say. Who calls: the dialer, and whoever serves parts with trio-websocket.
+Must not know: what the frames say. Who calls: the client, and whoever serves parts with trio-websocket.
 """
 
 from __future__ import annotations
 
-from typing import cast
-
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.utilities import LocalProtocolError
-
-from .._settings import Settings
 
 ANSWER_BYTES = 64 * 1024
 """The most that a peer may send before the handshake is over: an answer that refuses may have a body."""
@@ -96,32 +92,3 @@ class OpeningStream(trio.abc.Stream):
             raise HandshakeFailed(CLOSED_TOO_SOON)
         if self._received_bytes > ANSWER_BYTES:
             raise HandshakeFailed(f"the answer to the handshake was longer than {ANSWER_BYTES} bytes")
-
-
-async def open_as_client(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    *,
-    host: str,
-    resource: str,
-    headers: list[tuple[bytes, bytes]],
-    settings: Settings,
-) -> WebSocketFrames:
-    """Shake hands over a connected stream. The library's reader runs in `nursery` and raises what goes wrong there."""
-    opening = OpeningStream(stream)
-    connection = await wrap_client_stream(
-        nursery,
-        cast("trio.SocketStream", opening),  # any stream will do
-        host,
-        resource,
-        extra_headers=headers,
-        max_message_size=settings.leg_frame_bytes,
-        receive_buffer_size=settings.leg_receive_buffer_bytes,
-    )
-    opening.open = True
-    return WebSocketFrames(connection, stream)
-
-
-def status_of(fault: BaseException | None) -> int | None:
-    """The HTTP status with which the peer refused the handshake, if it did."""
-    return fault.status_code if isinstance(fault, ConnectionRejected) else None

@@ -1,4 +1,4 @@
-"""The default dialer: a trio-websocket connection to the parts endpoint of the worker's replica.
+"""The default dialer: a WebSocket to the parts endpoint of the worker's replica.
 
 Decides how a leg comes about and how that can fail; whatever fails leaves as one plain `DialError` that names the
 worker and holds no token, cookie or header. A connection carries one leg: it is made with one viewer's headers.
@@ -33,8 +33,9 @@ from .._settings import Settings
 from ._address import Address, BadAddress
 from ._connection import FrameConnection
 from ._leg import WebSocketLeg
+from ._stream_frames import HandshakeRefused, StreamFrames, open_as_client
 from ._tasks import TaskFailed, background, first_of
-from ._websocket import HandshakeFailed, WebSocketFrames, open_as_client, status_of
+from ._websocket import HandshakeFailed
 from .grants import GRANT_HEADER, SOURCE_HEADER, make_connection_grant, make_select_grant
 
 Resolve: TypeAlias = Callable[[str], Awaitable[str | None]]
@@ -100,21 +101,12 @@ class WebSocketDialer:
     async def connect(self, worker_id: str, headers: Mapping[str, str] = NO_HEADERS) -> AsyncIterator[FrameConnection]:
         """An open connection to that replica's parts endpoint, with these headers of a viewer.
 
-        Entering raises a `DialError`. `TaskFailed` if the WebSocket's reader fails later.
+        Entering raises a `DialError`.
         """
         headers_sent = self._headers(worker_id, headers)
         address, stream = await self._connect(worker_id)
-        is_open = False
         try:
-            async with background() as nursery:
-                frames = await self._shake_hands(worker_id, nursery, stream, address, headers_sent)
-                is_open = True
-                yield frames
-        except TaskFailed as failed:
-            # The library's reader task: what it raises after the handshake, bytes of the peer's have caused.
-            if is_open:
-                raise
-            raise _refusal(worker_id, failed.__cause__) from None
+            yield await self._shake_hands(worker_id, stream, address, headers_sent)
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -179,24 +171,24 @@ class WebSocketDialer:
     async def _shake_hands(
         self,
         worker_id: str,
-        nursery: trio.Nursery,
         stream: trio.abc.Stream,
         address: Address,
         headers: list[tuple[bytes, bytes]],
-    ) -> WebSocketFrames:
+    ) -> StreamFrames:
         """TLS and the upgrade, in `handshake_seconds`."""
         try:
             with trio.fail_after(self._settings.handshake_seconds):
                 if address.tls:
                     stream = await self._start_tls(worker_id, stream, address.host)
                 return await open_as_client(
-                    nursery,
                     stream,
                     host=address.authority,
                     resource=address.resource,
                     headers=headers,
                     settings=self._settings,
                 )
+        except HandshakeFailed as failed:
+            raise _refusal(worker_id, failed) from None
         except trio.TooSlowError:
             raise DialTimeout(worker_id, f"no answer within {self._settings.handshake_seconds:g} s") from None
 
@@ -239,16 +231,11 @@ def _checked_names(forward_headers: Collection[str]) -> frozenset[str]:
     return names
 
 
-def _refusal(worker_id: str, fault: BaseException | None) -> DialError:
-    """What a failed handshake means. An unknown fault is only named: its text may quote what was sent."""
-    status = status_of(fault)
-    if status in (401, 403):
-        return DialRefused(worker_id, f"it refused the handshake with HTTP {status}")
-    if status is not None:
-        return DialError(worker_id, f"it answered the handshake with HTTP {status}")
-    if isinstance(fault, HandshakeFailed):
-        return DialError(worker_id, str(fault))
-    return DialError(worker_id, f"the handshake failed: {type(fault).__name__}")
+def _refusal(worker_id: str, failed: HandshakeFailed) -> DialError:
+    """What a failed handshake means."""
+    if isinstance(failed, HandshakeRefused) and failed.status in (401, 403):
+        return DialRefused(worker_id, f"it refused the handshake with HTTP {failed.status}")
+    return DialError(worker_id, str(failed))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""`serve_viewers`: a listener for viewers' WebSockets, beside the ASGI app.
+"""`serve_viewers`: a listener for viewers' WebSockets, and those of peers, beside the ASGI app.
 
-It serves one route, `GET /v1/chats/{id}/stream` with an upgrade, as the ASGI app does, at what one send a viewer
-costs; everything else is the app's. It needs no server below it: the sockets are its own.
+It serves `GET /v1/chats/{id}/stream` and `GET /relay/v1/parts` with an upgrade, as the ASGI app does, at what one send
+a viewer costs; everything else is the app's. It needs no server below it: the sockets are its own.
 
 Must not know: how a connection is served (`_viewers.py`). Who calls: the embedding program, the command `serve`.
 """
@@ -39,7 +39,9 @@ async def serve_viewers(
     """Serve viewers' WebSockets on `host` and `port` (0: any that is free), or on `listeners`, until cancelled.
 
     `GET /v1/chats/{id}/stream?cursor=&after_message_id=` with an upgrade is what it is with `Engine.asgi_app`: the
-    same frames, close codes and refusals. Any other request is refused, a stream without an upgrade with 426.
+    same frames, close codes and refusals. So is the parts endpoint, `GET /relay/v1/parts`: an engine whose `address` is
+    this listener's is reached by its peers at half the latency. Any other request is refused, one without an upgrade
+    with 426.
     `authorize(request, chat_id, "stream")` is asked before the upgrade, and every `recheck_seconds` again, if given;
     without one everything is allowed. With an `ssl_context` it speaks TLS, at the price of a task and a copy for each
     viewer. `random` draws from [0, 1) and spreads those who come back.

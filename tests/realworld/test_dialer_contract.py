@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import cast
 
 import pytest
 import trio
 from trio_websocket import WebSocketRequest, serve_websocket
+from wsproto.connection import ConnectionType
 
+from relaytrio._errors import RelaytrioError
 from relaytrio.testing.contracts import DialerAndPeer, DialerContract, ServedWorker
+from relaytrio.transport._stream_frames import StreamFrames
+from relaytrio.transport._upgrade import Opening
 from relaytrio.transport._websocket import WebSocketFrames
 from relaytrio.transport.dialer import WebSocketDialer
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
@@ -56,6 +60,60 @@ class TestSockets(DialerContract):
 
             async def resolve(replica_id: str) -> str | None:
                 return f"http://127.0.0.1:{server.port}" if replica_id == worker.replica_id else None
+
+            yield DialerAndPeer(
+                dialer=WebSocketDialer(
+                    resolve=resolve, replica_id=lambda: "viewer", secret=SECRET, settings=worker.settings
+                ),
+                cut=cut,
+                open_connections=lambda: len(streams),
+            )
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.realworld
+class TestOwnListener(DialerContract):
+    """The contract, where the peer is served by the listener beside the app."""
+
+    @asynccontextmanager
+    async def open(self, worker: ServedWorker) -> AsyncIterator[DialerAndPeer]:
+        streams: list[trio.SocketStream] = []
+
+        async def accept(stream: trio.SocketStream) -> None:
+            with suppress(RelaytrioError, trio.BrokenResourceError):  # who dialed may leave before it is open
+                await serve(stream)
+
+        async def serve(stream: trio.SocketStream) -> None:
+            opening = Opening(tls=False, client=None, server=None)
+            while (request := opening.take(await stream.receive_some())) is None:
+                pass
+            source = authorize_peer(request.headers, secret=SECRET, replica_id=worker.replica_id, now=time.time())
+            answer, came = opening.accept()
+            await stream.send_all(answer)
+            streams.append(stream)
+            try:
+                await serve_parts(
+                    StreamFrames(stream, ConnectionType.SERVER, worker.settings, came),
+                    parts=worker.parts,
+                    store=worker.store,
+                    replica_id=worker.replica_id,
+                    secret=SECRET,
+                    source=source,
+                    settings=worker.settings,
+                )
+            finally:
+                streams.remove(stream)
+
+        def cut() -> None:
+            for stream in streams:
+                stream.socket.close()
+
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+
+            async def resolve(replica_id: str) -> str | None:
+                return f"http://127.0.0.1:{port}" if replica_id == worker.replica_id else None
 
             yield DialerAndPeer(
                 dialer=WebSocketDialer(

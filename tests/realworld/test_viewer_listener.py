@@ -7,14 +7,17 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 
 import relaytrio
 from relaytrio._settings import Settings
+from relaytrio.transport._listening import listen
 from tests.transport.viewer_client import client_context, server_context, upgrade
 
 pytestmark = pytest.mark.realworld
@@ -160,3 +163,43 @@ async def test_a_stalled_viewer_holds_up_no_end() -> None:
                 await parts_until_the_answer(subscription)
             started = trio.current_time()
     assert trio.current_time() - started < 1
+
+
+async def test_peers_are_served_there_too(tmp_path: Path) -> None:
+    """A replica whose address is that of the listener: another one shows what it makes, over a leg to there. Who has no
+    grant is refused."""
+    store, secret = f"sqlite:///{tmp_path / 'chat.db'}", "a secret of a cluster"
+    go_on = trio.Event()
+
+    async def count(turn: relaytrio.Turn) -> None:
+        await turn.send({"type": "text", "text": "one"})
+        await go_on.wait()
+        await turn.send({"type": "text", "text": "two"})
+
+    async with trio.open_nursery() as nursery:
+        listener = await listen("127.0.0.1", 0, QUICK)
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        async with (
+            relaytrio.open_engine(store, responder=count, address=url, secret=secret, settings=QUICK) as making,
+            relaytrio.open_engine(store, secret=secret, settings=QUICK) as showing,
+        ):
+            assert url == await nursery.start(partial(relaytrio.serve_viewers, making, listeners=[listener]))
+            chat = await showing.create_chat([relaytrio.user_message("Go.")])
+            seen: list[relaytrio.Event] = []
+            async with showing.subscribe(chat.id) as subscription:
+                async for event in subscription:
+                    seen.append(event)
+                    match event:
+                        case relaytrio.MessagePart():
+                            go_on.set()
+                        case relaytrio.Status(status="waiting"):
+                            break
+            assert ["one", "two"] == [event.part["text"] for event in seen if isinstance(event, relaytrio.MessagePart)]
+            assert 2 == showing.parts.rows_copied
+            async with httpx.AsyncClient(trust_env=False) as http:
+                headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+                key = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+                refused = await http.get(f"{url}/relay/v1/parts", headers={**headers, **key})
+                plain = await http.get(f"{url}/relay/v1/parts")
+            assert [401, 426] == [refused.status_code, plain.status_code]
+            nursery.cancel_scope.cancel()

@@ -535,6 +535,7 @@ async def test_the_same_episode_again_is_a_step_back(make: Callable[..., Endpoin
         assert [await peer.next(), await peer.next()] == [burst(1), burst(2)]
         await wait_all_tasks_blocked()  # the frame with row 3 is being sent
         peer.select(after_seq=1)
+        await wait_all_tasks_blocked()  # it has been read
         got = [await peer.next() for _ in range(4)]
     assert got == [burst(3), burst(2), burst(3), sealed(3)]
 

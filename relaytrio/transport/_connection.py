@@ -26,7 +26,7 @@ class FrameConnection(Protocol):
     """What carries the frames: a WebSocket, seen from either end. One task receives, one sends."""
 
     async def receive(self) -> str | bytes:
-        """The next whole frame. A checkpoint.
+        """The next whole frame. A checkpoint when it waits; of frames that came together, at least every 64.
 
         Raises `trio.EndOfChannel` when the peer has closed the connection, `trio.BrokenResourceError` when it was lost.
         """

@@ -15,13 +15,15 @@ import trio
 
 from .._dialer import DialRequest, LegEnd
 from .._errors import LegLost
-from .._protocol.burst import Burst
+from .._protocol.burst import SEPARATOR, Burst
 from .._protocol.events import Episode
 from .._wakeup import Wakeup
 
 WAITING_BYTES = 4 * 1024 * 1024
 """Of one episode, received and not taken. Whoever takes waits for nobody, so there is a fault where so much waits: that
 episode is given up and selected anew, and no other chat is held up by it."""
+JOINED_BYTES = 64 * 1024
+"""Bursts that wait together are taken as one of at most so many bytes."""
 FORMER_EPISODES = 4
 """That one leg still takes what is on its way of, after it has selected others."""
 
@@ -94,6 +96,7 @@ class Stream:
             return None
         item = self._items.popleft()
         if isinstance(item, Burst):
+            item = self._with_what_follows(item)
             self._size_bytes -= len(item.rows)
             self.taken_seq = max(self.taken_seq, item.last_seq)
             # Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it.
@@ -109,6 +112,23 @@ class Stream:
         if self._items:
             self._wake_one()
         return item
+
+    def _with_what_follows(self, first: Burst) -> Burst:
+        """This burst, and those that waited behind it: many small ones cost as much as many large ones."""
+        pieces, last_seq, left_bytes = [first.rows], first.last_seq, JOINED_BYTES - len(first.rows)
+        while self._items:
+            burst = self._items[0]
+            if not isinstance(burst, Burst) or burst.first_seq != last_seq + 1 or len(burst.rows) >= left_bytes:
+                break
+            self._items.popleft()
+            pieces.append(burst.rows)
+            last_seq = burst.last_seq
+            left_bytes -= len(burst.rows) + len(SEPARATOR)
+            self._size_bytes += len(SEPARATOR)
+        if len(pieces) == 1:
+            return first
+        count = last_seq + 1 - first.first_seq
+        return Burst(first.episode, first.first_seq, count, SEPARATOR.join(pieces), first.truncated)
 
     def lose(self, reason: str) -> None:
         """There will be nothing more, and nobody knows what was missed."""

@@ -31,6 +31,8 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from .._settings import Settings
 from ._websocket import CLOSED_TOO_SOON, HandshakeFailed
 
+FRAMES_PER_CHECKPOINT: Final = 64
+"""Of frames that came together: a turn of the loop for each of them would be most of what a small one costs."""
 HEAD_BYTES: Final = 16 * 1024
 """The most that the status and the headers of a peer's answer may have."""
 TEXT: Final = 0x81
@@ -105,16 +107,20 @@ class StreamFrames:
         """Of the payload of the frame that comes next, in what came."""
         self._pieces: list[str | bytes] = []
         """Of a message that has not come to its end."""
+        self._since_checkpoint = 0
         self._sending = trio.Lock()
         self._spoilt = False
         """Half a frame may have gone out."""
 
     async def receive(self) -> str | bytes:
         """See `FrameConnection`."""
-        if self._has_frame():
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= FRAMES_PER_CHECKPOINT and self._has_frame():
+            self._since_checkpoint = 0
             await trio.lowlevel.checkpoint()
         while True:
             while not self._has_frame():
+                self._since_checkpoint = 0
                 await self._fill()
             if self._is_plain():
                 return self._cut_payload()

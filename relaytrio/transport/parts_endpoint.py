@@ -2,7 +2,7 @@
 
 Neutral to what carries the frames: the ASGI app and a plain trio-websocket server hand in a `FrameConnection`. One
 connection carries many legs; one task writes for all of them, a frame for each in turn, with all rows that came while
-the last send was under way. The end of an episode is a frame, never a close.
+the last send was under way, and those that come right behind them. The end of an episode is a frame, never a close.
 
 A request with a good grant is served from logs made here, never from copies, and nothing is ever dialed for it.
 
@@ -32,6 +32,10 @@ from .grants import GRANT_HEADER, SOURCE_HEADER, InvalidGrant, check_connection_
 
 LOOKUPS = 16
 """Reads of the store that one connection may have under way."""
+TOGETHER = 32
+"""Parts, or batches of them, that are let come together: a frame costs as much as so many parts do."""
+QUIET_TURNS = 2
+"""Turns of the loop in which nothing came, after which no more is let come. A responder takes one or two for a part."""
 CLOSING_SECONDS = 1.0
 """The longest that letting go of a connection may take."""
 
@@ -97,8 +101,10 @@ class _Endpoint:
         self._settings = settings
         self._clock = clock
         self._wakeup = Wakeup()
+        self._news = 0
+        """How often there was something to send."""
         self._lookups = trio.Semaphore(LOOKUPS)
-        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, wake=self._wakeup.set)
+        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, wake=self._notice)
 
     async def read(self) -> NoReturn:
         """Take selects and releases. Waits for nothing else: neither for the store nor for the writer."""
@@ -119,8 +125,26 @@ class _Endpoint:
         while True:
             frame = self.selections.next_frame() or await unless_idle(self._wakeup.wait, self._settings)
             if frame is not None:
+                news = self._news
                 await seam("frame taken, not sent", replica_id=self._replica_id)
                 await send_control(self._connection, frame, self._settings)
+                if self._news != news:
+                    await self._let_come()
+
+    async def _let_come(self) -> None:
+        """Parts come faster than frames go out: let some come together, for as long as more of them come.
+
+        No time is waited for, and nothing at all after a part that came alone.
+        """
+        enough, quiet = self._news + TOGETHER, 0
+        while self._news < enough and quiet < QUIET_TURNS:
+            news = self._news
+            await trio.lowlevel.checkpoint()
+            quiet = quiet + 1 if self._news == news else 0
+
+    def _notice(self) -> None:
+        self._news += 1
+        self._wakeup.set()
 
     def _select(self, select: Select, nursery: trio.Nursery) -> None:
         try:

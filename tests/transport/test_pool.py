@@ -234,7 +234,23 @@ async def test_a_bundle_brings_each_its_own(scene: Scene, autojump_clock: MockCl
     scene.wire.say(Bundle((*of_legs, attrs.evolve(of_legs[0], leg=99))))
     await wait_all_tasks_blocked()
     assert {FIRST: [1, 2], SECOND: [1]} == scene.copies
-    assert (2, 1) == (len(first.took), len(second.took))
+    assert (1, 1) == (len(first.took), len(second.took))
+
+
+async def test_bursts_that_wait_are_taken_as_one(scene: Scene, autojump_clock: MockClock) -> None:
+    """As far as they follow each other, and not beyond what one burst may hold."""
+    large = b'{"text":"%b"}' % (b"x" * (_shared_leg.JOINED_BYTES - 200))
+    rows = [b'{"seq":1}', b'{"seq":2}', large, large, b'{"seq":5}', b'{"seq":7}', b'{"seq":8}']
+    async with scene.pool.dial(DialRequest("c", WORKER)) as leg:
+        await leg.select(FIRST, 0)
+        await wait_all_tasks_blocked()
+        for seq, row in zip([1, 2, 3, 4, 5, 7, 8], rows, strict=True):
+            scene.wire.say(LegBurst(scene.wire.number(FIRST), join(FIRST, seq, [row])))
+        await wait_all_tasks_blocked()
+        taken = [await anext(aiter(leg)) for _ in range(3)]
+    bursts = [item for item in taken if isinstance(item, Burst)]
+    assert [(1, 3), (4, 5), (7, 8)] == [(burst.first_seq, burst.last_seq) for burst in bursts]
+    assert rows == [row for burst in bursts for row in burst.split()]
 
 
 async def test_every_follower_learns_that_rows_come(scene: Scene, autojump_clock: MockClock) -> None:

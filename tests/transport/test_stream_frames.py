@@ -16,7 +16,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 
 from relaytrio._settings import Settings
-from relaytrio.transport._stream_frames import StreamFrames
+from relaytrio.transport._stream_frames import FRAMES_PER_CHECKPOINT, StreamFrames
 
 CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
 LIMIT = 1000
@@ -200,10 +200,10 @@ async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None
     assert "hello" == await peer.frames.receive()
 
 
-async def test_frames_at_hand_let_others_run() -> None:
-    """Receiving is a checkpoint, however much has come."""
-    peer = Peer(CLIENT)
-    await peer.stream.send_all(peer.encoded(*[message("x")] * 10))
+async def test_frames_at_hand_let_others_run(autojump_clock: MockClock) -> None:
+    """However many have come, others get their turns; and those are few, for small frames come fast."""
+    peer = Peer(CLIENT, Settings())
+    await peer.stream.send_all(peer.encoded(*[message("x")] * 1000))
     turns = 0
 
     async def count() -> None:
@@ -214,10 +214,10 @@ async def test_frames_at_hand_let_others_run() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        for _ in range(10):
+        for _ in range(1000):
             await peer.frames.receive()
         nursery.cancel_scope.cancel()
-    assert turns >= 9
+    assert 1000 // FRAMES_PER_CHECKPOINT <= turns <= 1000 // FRAMES_PER_CHECKPOINT + 4
 
 
 async def test_after_half_a_frame_nothing_is_sent() -> None:

@@ -89,7 +89,12 @@ class Seams:
         self._stops: dict[SeamStop, None] = {}
 
     def stop(self, seam: Seam, **facts: object) -> SeamStop:
-        """Stop the next task that comes to this seam with these facts; later ones pass. Armed at once."""
+        """Stop the next task that comes to this seam with these facts; later ones pass. Armed at once.
+
+        Raises `ValueError` for a seam that there is not: nobody would ever come there.
+        """
+        if seam not in SEAMS:
+            raise ValueError(f"there is no seam {seam!r}; there are {', '.join(map(repr, SEAMS))}")
         stop = SeamStop(self, seam, facts)
         self._stops[stop] = None
         return stop

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 import attrs
 import pytest
+import trio
 
 from ..._protocol.chat import Acquire, Chat, Create, NewMessage
 from ..._protocol.events import NO_MESSAGE, Content, Message, MessageRef, QueueEntry
@@ -55,6 +56,13 @@ def asked(*contents: str) -> Create:
 def texts(messages: Iterable[Message | QueueEntry]) -> list[str]:
     """What messages or queue entries say."""
     return [message.content[0]["text"] for message in messages]
+
+
+async def cancel_after(scope: trio.CancelScope, steps: int) -> None:
+    """Cancel it after so many steps of the scheduler."""
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 async def acquire(

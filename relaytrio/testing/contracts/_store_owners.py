@@ -96,8 +96,10 @@ class StoreOwners(StoreTests):
             assert not await store.heartbeat("w", 1)
             assert [] == await _rows(store)
             await store.register(W)
-            await store.register(attrs.evolve(W, address="http://10.0.0.6:8001"))
-            assert ["http://10.0.0.6:8001"] == [replica.address for replica in await store.replicas()]
+            assert await store.heartbeat("w", 1)
+            moved = attrs.evolve(W, address="http://10.0.0.6:8001")
+            await store.register(moved)
+            assert [moved] == await _rows(store)
 
     async def test_heartbeats_are_all_counted(self) -> None:
         """Over all connections."""

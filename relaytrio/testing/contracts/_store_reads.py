@@ -116,15 +116,21 @@ class StoreReads(StoreTests):
             for number in range(20):
                 await store.apply("c", SendMessage(content=text(str(number))))
                 await store.apply("c", Acquire(worker_id="w", run_id=f"r{number}"))
-                await store.apply("c", FinishTurn(run_id=f"r{number}", token=str(number)))
-            nursery.cancel_scope.cancel()
+                await store.apply("c", SendMessage(content=text(f"{number}, queued")))
+                for token in ("promotes", "ends"):
+                    await store.apply("c", FinishTurn(run_id=f"r{number}", token=token))
+            written.set()
 
         async def read(reader: Store) -> None:
-            while True:
+            while not written.is_set():  # not until it is cancelled: what ignores that would read for ever
                 view = await reader.read_view("c", NO_MESSAGE)
                 assert view.chat.next_message_id - 1 == len(view.messages)
                 assert view.chat.history_version == max((message.version for message in view.messages), default=0)
+                promoted = [message.queued_id for message in view.messages if message.queued_id is not None]
+                queued = [entry.id for entry in view.queue]
+                assert list(range(1, view.chat.next_queued_id)) == promoted + queued
 
+        written = trio.Event()
         settings = attrs.evolve(LIMITS, page_messages=100, page_bytes=2**20)
         async with self.open(settings) as store, self.open_again(store, settings) as other:
             await store.create_chat("c", Create(messages=()))
@@ -132,7 +138,7 @@ class StoreReads(StoreTests):
                 nursery.start_soon(read, store)
                 nursery.start_soon(read, other)
                 nursery.start_soon(write)
-            assert 20 == len(await live_messages(store, "c"))
+            assert 40 == len(await live_messages(store, "c"))
 
     # ------------------------------------------------------------------------------------------- lists
 
@@ -209,6 +215,28 @@ class StoreReads(StoreTests):
             ):
                 with assert_checkpoints():
                     await call()
+
+    async def test_whoever_is_cancelled_does_not_wait_for_a_read(self) -> None:
+        """A read does not hide the cancellation of its caller."""
+        async with self.open(LIMITS) as store:
+            await store.create_chat("c", asked("q"))
+            for read in (
+                lambda: store.read_view("c", NO_MESSAGE),
+                lambda: store.read_chat("c"),
+                lambda: store.read_queue("c"),
+                lambda: store.list_chats(),
+                lambda: store.list_messages("c"),
+                lambda: store.fingerprints(["c"]),
+                lambda: store.candidates(()),
+                lambda: store.owned_by("w"),
+                lambda: store.replicas(),
+                lambda: store.released_locks(["w"]),
+                lambda: store.ping(),
+            ):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await read()
+                assert scope.cancelled_caught
 
     async def test_a_closed_store_says_so(self) -> None:
         """Use after closing is `trio.ClosedResourceError`; closing twice is fine."""

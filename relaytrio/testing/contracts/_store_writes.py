@@ -35,16 +35,33 @@ from ..._protocol.chat import (
     FinishInterruption,
     FinishTurn,
     Interrupt,
+    NewMessage,
     PromoteQueued,
     RecordRetry,
     SendMessage,
 )
 from ..._protocol.events import NO_MESSAGE, ChatError, Content, Episode, RetryState
 from ...stores import IdempotencyKey, Store
-from ._kit import LIMITS, Everything, StoreTests, acquire, asked, assistant, live_messages, text, texts, user
+from ._kit import (
+    LIMITS,
+    Everything,
+    StoreTests,
+    acquire,
+    asked,
+    assistant,
+    cancel_after,
+    live_messages,
+    text,
+    texts,
+    user,
+)
 
 SENDERS = 5
 SENDS = 8
+STEPS = 12
+"""Of the scheduler, after each of which a caller is cancelled once."""
+PATIENCE_SECONDS = 10.0
+"""How long a transition may take."""
 FULL: tuple[Command, ...] = tuple(SendMessage(content=text(str(number))) for number in range(LIMITS.queue_entries))
 ACQUIRE = Acquire(worker_id="w", run_id="r")
 STOP = Interrupt()
@@ -90,6 +107,26 @@ class StoreWrites(StoreTests):
             assert outcome.answer.messages == tuple(message.ref for message in view.messages)
             assert ["hello", "hi"] == texts(view.messages)
             assert {outcome.chat.created_at} == {message.created_at for message in view.messages}
+
+    async def test_a_message_keeps_its_role(self) -> None:
+        """In a view and in a list alike."""
+        roles = ["assistant", "system", "tool", "user"]
+        messages = tuple(NewMessage(role=role, content=text("x")) for role in roles)
+        async with self.open(attrs.evolve(LIMITS, page_messages=len(roles))) as store:
+            await store.create_chat("c", Create(messages=messages))
+            view = await store.read_view("c", NO_MESSAGE)
+            assert roles == [message.role for message in view.messages]
+            assert list(view.messages) == await live_messages(store, "c")
+
+    async def test_another_connection_sees_what_was_written(self) -> None:
+        """At once, in every read, though it has read before: it looks at the database, not at a copy."""
+        async with self.open(LIMITS) as store, self.open_again(store, LIMITS) as other:
+            await store.create_chat("c", asked("q"))
+            for command in (ACQUIRE, *FULL[:1], FinishTurn(run_id="r", token="1"), STOP):
+                await store.apply("c", command)
+                assert await Everything.of(store, "c") == await Everything.of(other, "c")
+                assert await live_messages(store, "c") == await live_messages(other, "c")
+                assert list(await store.list_chats()) == list(await other.list_chats())
 
     async def test_an_id_is_used_once(self) -> None:
         """A second chat of the same id is refused."""
@@ -220,7 +257,7 @@ class StoreWrites(StoreTests):
         """Any JSON in a message or an entry is read as it was written."""
         content: Content = [
             {"type": "text", "text": "\u0000 \u2028 \U0001f984 \" \\ 'é'"},
-            {"type": "data", "value": [1, -2.5, None, True, {"nested": {"": []}}], "big": 2**53},
+            {"type": "data", "value": [1, -2.5, None, True, {"nested": {"": []}}], "big": 2**53 + 1},
         ]
         async with self.open(attrs.evolve(LIMITS, page_bytes=2**20)) as store:
             await store.create_chat("c", Create(messages=(attrs.evolve(user(""), content=content),)))
@@ -274,6 +311,24 @@ class StoreWrites(StoreTests):
             chat = await store.read_chat("c")
             assert chat.snapshot_version - 1 == chat.next_queued_id - 1 == len(await store.read_queue("c"))
             assert (await store.apply("c", SendMessage(content=text("again")))).changed
+
+    async def test_a_caller_that_is_cancelled_at_any_step(self) -> None:
+        """However far it has come: its transition and its key are both kept or neither, and nobody waits for it."""
+        settings = attrs.evolve(LIMITS, queue_entries=STEPS)
+        async with self.open(settings) as store:
+            await store.create_chat("c", asked("q"))
+            for steps in range(STEPS):
+                key = IdempotencyKey(scope="c", key=str(steps), request_hash="h")
+                command = SendMessage(content=text(str(steps)))
+                async with trio.open_nursery() as nursery:
+                    scope = trio.CancelScope()
+                    nursery.start_soon(cancel_after, scope, steps)
+                    with scope:
+                        await store.apply("c", command, key)
+                with trio.fail_after(PATIENCE_SECONDS):
+                    repeat = await store.apply("c", command, key)
+                assert steps + 1 == repeat.answer.queued_id
+                assert [str(number) for number in range(steps + 1)] == texts(await store.read_queue("c"))
 
     async def test_a_deleted_chat_is_gone(self) -> None:
         """Nothing of it is left; others stay, and a chat may have its id again."""
@@ -341,6 +396,27 @@ class StoreWrites(StoreTests):
                     nursery.start_soon(send, (store, other)[number % 2])
             assert [True] == [changed for changed in changes if changed]
             assert ["q"] == texts(await live_messages(store, "c"))
+
+    async def test_concurrent_creates_happen_once(self) -> None:
+        """Of creates at once under one key, or of one id, one makes a chat."""
+        key = IdempotencyKey(scope="ann", key="k", request_hash="h")
+        changes: list[bool] = []
+
+        async def create(store: Store, chat_id: str, key: IdempotencyKey | None) -> None:
+            try:
+                changes.append((await store.create_chat(chat_id, asked("q"), key)).changed)
+            except InvalidTransition:
+                changes.append(False)
+
+        async with self.open(LIMITS) as store, self.open_again(store, LIMITS) as other:
+            async with trio.open_nursery() as nursery:
+                for number in range(SENDERS):
+                    nursery.start_soon(create, (store, other)[number % 2], str(number), key)
+            async with trio.open_nursery() as nursery:
+                for number in range(SENDERS):
+                    nursery.start_soon(create, (store, other)[number % 2], "same", None)
+            assert [True, True] == [changed for changed in changes if changed]
+            assert 2 == len(await store.list_chats())
 
     async def test_another_content_under_the_same_key_is_refused(self) -> None:
         """`IdempotencyConflict`, and nothing changes; the first content may still be repeated."""

@@ -26,7 +26,7 @@ from ..._settings import Settings
 from ..._wakeup import Wakeup
 from ...stores import MemoryStore
 from .._scripted_dialer import text_burst
-from ._kit import acquire, asked
+from ._kit import acquire, asked, cancel_after
 
 CHAT = "contract"
 NOBODY = "nobody"
@@ -242,7 +242,7 @@ class DialerContract(ABC):
                 began = trio.current_time()
                 async with trio.open_nursery() as nursery:
                     scope = trio.CancelScope()
-                    nursery.start_soon(_cancel_after, scope, steps)
+                    nursery.start_soon(cancel_after, scope, steps)
                     with scope:
                         async with stage.dial() as leg:
                             await leg.select(episode, 0)
@@ -263,7 +263,7 @@ class DialerContract(ABC):
             with trio.fail_after(self.patience_seconds):
                 while last_seq < 100:
                     scope = trio.CancelScope()
-                    nursery.start_soon(_cancel_after, scope, 1 + last_seq % 3)
+                    nursery.start_soon(cancel_after, scope, 1 + last_seq % 3)
                     with scope:
                         last_seq = _checked(await anext(aiter(leg)), episode, last_seq)
 
@@ -393,9 +393,3 @@ async def _make_one_by_one(log: PartLog, count: int) -> None:
     for _ in range(count):
         _make(log, 1)
         await trio.lowlevel.checkpoint()
-
-
-async def _cancel_after(scope: trio.CancelScope, steps: int) -> None:
-    for _ in range(steps):
-        await trio.lowlevel.checkpoint()
-    scope.cancel()

@@ -16,8 +16,21 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from ..._errors import PubSubUnavailable
 from ...pubsub import Hint, PubSub
+from ...pubsub._base import HintStatus
+from ._kit import cancel_after
 
 CHATS = 50
+CHANGES = 20
+STEPS = 6
+"""Of the scheduler, after each of which a reader is cancelled once."""
+SAID: tuple[tuple[HintStatus, str | None], ...] = (
+    ("running", None),
+    ("running", "w"),
+    ("interrupting", "w"),
+    ("waiting", None),
+    ("error", None),
+)
+"""Status and owner of a chat's changes, in turn."""
 
 
 class PubSubContract(ABC):
@@ -37,7 +50,8 @@ class PubSubContract(ABC):
 
     async def change(self, pubsub: PubSub, chat_id: str) -> Hint:
         """Let the chat change once more, tell it, and return the hint that has to arrive."""
-        hint = Hint(chat_id, self.next_version(chat_id), "running", None)
+        version = self.next_version(chat_id)
+        hint = Hint(chat_id, version, *SAID[(version - 1) % len(SAID)])
         await pubsub.publish(hint)
         return hint
 
@@ -60,10 +74,11 @@ class PubSubContract(ABC):
         raise AssertionError(f"the iterator ended before {wanted}")
 
     async def test_a_change_is_heard_with_all_that_a_hint_says(self) -> None:
-        """A hint arrives as it was sent."""
+        """A hint arrives as it was sent: chat, version, status and owner."""
         async with self.open() as pubsub, pubsub.listen() as hints:
-            sent = await self.change(pubsub, "a")
-            assert sent == await self.heard(hints, sent)
+            for _ in SAID:
+                sent = await self.change(pubsub, "a")
+                assert sent == await self.heard(hints, sent)
 
     async def test_nothing_is_missed_from_the_entering_on(self) -> None:
         """The first change after `listen` was entered is heard, though nobody was reading yet."""
@@ -83,10 +98,12 @@ class PubSubContract(ABC):
                         assert sent == await self.heard(hints, sent)
 
     async def test_a_slow_listener_keeps_the_newest_of_each_chat(self) -> None:
-        """What a listener has not read yet is replaced by what is newer."""
-        async with self.open() as pubsub, pubsub.listen() as hints:
-            for _ in range(20):
-                first = await self.change(pubsub, "a")
+        """What a listener has not read yet is replaced by what is newer, and whoever sends does not wait for it."""
+        async with self.open() as pubsub, pubsub.listen() as hints, pubsub.listen() as others:
+            for _ in range(CHANGES):
+                with trio.fail_after(self.patience_seconds):
+                    first = await self.change(pubsub, "a")
+                await self.heard(others, first)
             last = await self.change(pubsub, "b")
             received: dict[str, list[int]] = {"a": [], "b": []}
             with trio.fail_after(self.patience_seconds):
@@ -94,6 +111,7 @@ class PubSubContract(ABC):
                     hint = await anext(hints)
                     received[hint.chat_id].append(hint.snapshot_version)
             assert sorted(set(received["a"])) == received["a"]
+            assert len(received["a"]) < CHANGES, "all of them were kept"
 
     async def test_many_chats_at_once_are_all_heard(self) -> None:
         """Hints of different chats do not replace each other."""
@@ -128,6 +146,19 @@ class PubSubContract(ABC):
                 await anext(hints)
             assert scope.cancelled_caught
             assert sent == await self.heard(hints, sent)
+
+    async def test_a_read_that_is_cancelled_at_any_step(self) -> None:
+        """However far it has come: it returns the hint, or leaves it to the next read."""
+        async with self.open() as pubsub, pubsub.listen() as hints:
+            for steps in range(STEPS):
+                sent, taken = await self.change(pubsub, "a"), None
+                async with trio.open_nursery() as nursery:
+                    scope = trio.CancelScope()
+                    nursery.start_soon(cancel_after, scope, steps)
+                    with scope:
+                        taken = await anext(hints)
+                if taken is None or taken.snapshot_version < sent.snapshot_version:
+                    assert sent == await self.heard(hints, sent)
 
     async def test_leaving_ends_only_that_listener(self) -> None:
         """The iterator of a context that was left ends; the others go on."""

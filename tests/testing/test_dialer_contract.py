@@ -1,19 +1,24 @@
 """All kinds of legs of a simulated cluster keep the contract: frames in memory, and the real dialer and endpoint; each
-with a connection of its own, or one that all share."""
+with a connection of its own, or one that all share. And one that is broken on purpose does not."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 from types import SimpleNamespace
 from typing import cast
 
 import attrs
+import pytest
 import trio
 
+from relaytrio._dialer import Dialer, DialRequest, Leg, LegEnd
 from relaytrio._engine import Engine
+from relaytrio._errors import LegLost
 from relaytrio._parts import PartLogs
+from relaytrio._protocol.burst import Burst
+from relaytrio._protocol.events import Episode
 from relaytrio.stores import Replica
 from relaytrio.testing._simulated_legs import LegKind, Place, address_of, open_dialer, serve_peer
 from relaytrio.testing._simulated_network import Network
@@ -79,3 +84,63 @@ class TestSharedWebSocket(TestWebSocket):
     """The same, with one WebSocket for all legs."""
 
     shared = True
+
+
+@attrs.define
+class _Broken:
+    """A leg that says nothing of lost rows, and is lost when a select on it is cancelled."""
+
+    leg: Leg
+    lost: bool = False
+
+    async def select(self, episode: Episode, after_seq: int) -> None:
+        if self.lost:
+            raise LegLost("worker", "a select was cancelled")
+        try:
+            await self.leg.select(episode, after_seq)
+        except trio.Cancelled:
+            self.lost = True
+            raise
+
+    def __aiter__(self) -> AsyncIterator[Burst | LegEnd]:
+        return self
+
+    async def __anext__(self) -> Burst | LegEnd:
+        item = await anext(aiter(self.leg))
+        return attrs.evolve(item, truncated=False) if isinstance(item, Burst) else item
+
+
+@attrs.frozen
+class _BrokenDialer:
+    dialer: Dialer
+
+    def dial(self, request: DialRequest) -> AbstractAsyncContextManager[Leg]:
+        return self._dial(request)
+
+    @asynccontextmanager
+    async def _dial(self, request: DialRequest) -> AsyncIterator[Leg]:
+        async with self.dialer.dial(request) as leg:
+            yield _Broken(leg)
+
+
+class _OfABrokenDialer(TestMemory):
+    __test__ = False
+
+    @asynccontextmanager
+    async def open(self, worker: ServedWorker) -> AsyncIterator[DialerAndPeer]:
+        async with super().open(worker) as peer:
+            yield attrs.evolve(peer, dialer=_BrokenDialer(peer.dialer))
+
+
+async def test_lost_rows_that_are_not_told_are_caught() -> None:
+    """A gap that nobody announces is a violation of the contract."""
+    with pytest.raises(ExceptionGroup) as caught:
+        await _OfABrokenDialer().test_rows_that_are_gone_are_told()
+    assert caught.group_contains(AssertionError)
+
+
+async def test_a_leg_that_a_cancelled_select_breaks_is_caught() -> None:
+    """The next select has to find it whole."""
+    with pytest.raises(ExceptionGroup) as caught:
+        await _OfABrokenDialer().test_a_select_that_is_cancelled_at_any_step()
+    assert caught.group_contains(LegLost)

@@ -22,7 +22,7 @@ from ..._parts import PartLog, PartLogs
 from ..._protocol.burst import Burst
 from ..._protocol.chat import BeginAttempt
 from ..._protocol.events import Episode
-from ..._settings import Settings
+from ..._settings import DEFAULTS, Settings
 from ..._wakeup import Wakeup
 from ...stores import MemoryStore
 from .._scripted_dialer import text_burst
@@ -124,6 +124,19 @@ class DialerContract(ABC):
             _make(log, 10)
             await leg.select(episode, 7)
             assert 10 == await self._taken(leg, episode, 7, 10)
+
+    async def test_rows_that_are_gone_are_told(self) -> None:
+        """The first burst says that rows before it are lost (`truncated`), and has the numbers that its rows have."""
+        async with self._stage(Settings(part_log_bytes=5_000)) as stage, stage.dial() as leg:
+            episode, log = await stage.next_episode()
+            _make(log, 100)
+            assert 1 < log.first_seq < 100
+            await leg.select(episode, 0)
+            first = await self._next(leg)
+            assert isinstance(first, Burst)
+            assert (True, log.first_seq) == (first.truncated, first.first_seq)
+            whole = attrs.evolve(first, truncated=False)
+            assert 100 == await self._taken(leg, episode, _checked(whole, episode, log.first_seq - 1), 100)
 
     async def test_a_log_that_has_not_come_yet_is_waited_for(self) -> None:
         """A select that overtakes the worker's own beginning is served when the log is there."""
@@ -267,6 +280,26 @@ class DialerContract(ABC):
                     with scope:
                         last_seq = _checked(await anext(aiter(leg)), episode, last_seq)
 
+    async def test_a_select_that_is_cancelled_at_any_step(self) -> None:
+        """However far it has come: the leg is whole, and serves the next one."""
+        async with self._stage() as stage, stage.dial() as leg:
+            for steps in range(STEPS // 10):
+                former, log = await stage.next_episode()
+                _make(log, 2)
+                async with trio.open_nursery() as nursery:
+                    scope = trio.CancelScope()
+                    if steps == 0:
+                        scope.cancel()
+                    nursery.start_soon(cancel_after, scope, steps)
+                    with scope:
+                        await leg.select(former, 0)
+                episode, log = await stage.next_episode()
+                _make(log, 3)
+                await leg.select(episode, 0)
+                while (item := await self._next(leg)).episode != episode:
+                    pass
+                assert 3 == await self._taken(leg, episode, _checked(item, episode, 0), 3)
+
     async def test_leaving_closes_the_connection(self) -> None:
         """At once, without waiting for the peer, in the middle of a flood that nobody takes."""
         async with self._stage() as stage:
@@ -333,8 +366,8 @@ class DialerContract(ABC):
     # --------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _stage(self) -> AsyncIterator[_Stage]:
-        worker = ServedWorker()
+    async def _stage(self, settings: Settings = DEFAULTS) -> AsyncIterator[_Stage]:
+        worker = ServedWorker(settings=settings)
         await worker.store.create_chat(CHAT, asked("hello"))
         async with self.open(worker) as peer:
             stage = _Stage(worker, peer.dialer, peer.cut, peer.open_connections)

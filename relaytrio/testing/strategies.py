@@ -47,11 +47,22 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 def schedules(*, most_deviations: int = 40) -> SearchStrategy[Schedule]:
     """Orders of tasks: first in, first out, but for at most so many instants, early ones mostly."""
-    deviation = st.tuples(st.integers(0, 40), st.integers(1, 23))
+    deviation = st.tuples(st.integers(0, 40), st.integers(0, 23))
     sizes = st.sampled_from([0, 0, most_deviations // 4, most_deviations // 2])
     return sizes.flatmap(lambda least: st.lists(deviation, min_size=least, max_size=max(least, most_deviations))).map(
-        lambda deviations: Schedule(tuple(deviations))
+        _schedule
     )
+
+
+def _schedule(drawn: list[tuple[int, int]]) -> Schedule:
+    """An entry of 0 is no deviation: one that does not matter shrinks to it, and those behind it keep their places."""
+    deviations, skipped = [], 0
+    for more, entry in drawn:
+        skipped += more
+        if entry:
+            deviations.append((skipped, entry))
+        skipped = 0 if entry else skipped + 1
+    return Schedule(tuple(deviations))
 
 
 def contents() -> SearchStrategy[Content]:

@@ -6,7 +6,7 @@ that a test drives. Must not know: when to dial, when to give up, what to do wit
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -26,6 +26,10 @@ class DialRequest:
     """The replica id of the chat's owner."""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """The viewer's headers, all of them: the dialer forwards only those that it was told to. Never shown."""
+    lay_down: Callable[[Burst], bool] | None = attrs.field(default=None, eq=False, repr=False)
+    """Whoever receives a burst may offer it here first, if none waits before it: True, and it was taken, so that the
+    leg gives it no more; False, and nothing has happened. Synchronous. It spares a task's turn for each burst; a dialer
+    need not call it."""
 
 
 @attrs.frozen

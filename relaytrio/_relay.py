@@ -325,7 +325,8 @@ class _Following:
 
     async def _fill_over_one_leg(self, target: _Target) -> None:
         """Dial, and fill the wanted copies until nothing was wanted for a while. Raises how the leg failed."""
-        request = DialRequest(self._params.chat_id, target.worker_id, self._params.headers)
+        filling = _Filling(self._settings, target, self._look_again, self._row_came)
+        request = DialRequest(self._params.chat_id, target.worker_id, self._params.headers, filling.lay_down)
         await target.seam("about to dial")
         self._counts.dials += 1
         async with self._dialer.dial(request) as leg:
@@ -333,7 +334,7 @@ class _Following:
             self._counts.open += 1
             try:
                 await target.seam("dialed, not selected")
-                await _Filling(self._settings, target, leg, self._look_again, self._row_came).run()
+                await filling.run(leg)
             finally:
                 self._counts.open -= 1
 
@@ -399,28 +400,41 @@ class _Following:
 class _Filling:
     """What happens on one open leg: select the wanted episode, extend its copy, wait a while for the next."""
 
+    _leg: Leg
+
     def __init__(
         self,
         settings: Settings,
         target: _Target,
-        leg: Leg,
         look_again: Callable[[], Awaitable[None]],
         row_came: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._target = target
-        self._leg = leg
         self._look_again = look_again
         self._row_came = row_came
         self._selected: Episode | None = None
         self._selected_after = 0
         self._asked_again = False
 
-    async def run(self) -> None:
+    def lay_down(self, burst: Burst) -> bool:
+        """Take a burst that is nothing but the next rows of the wanted episode. False: it is for `run` to decide of."""
+        target, copy = self._target, self._target.copy
+        if copy is None or burst.episode != self._selected or target.leaving or target.scope.cancel_called:
+            return False
+        if not copy.last_seq < burst.last_seq or burst.first_seq > copy.last_seq + 1 or not are_parts(burst):
+            return False
+        if burst.last_seq > self._selected_after:
+            self._is_healthy()
+        copy.extend(burst)
+        return True
+
+    async def run(self, leg: Leg) -> None:
         """Return when no episode was wanted for `idle_leg_seconds`, or the chat has left and all is here.
 
         Raises a `DialError` or `_NotOwner` when the leg ends otherwise.
         """
+        self._leg = leg
         target = self._target
         while True:
             since = target.changes
@@ -467,8 +481,7 @@ class _Filling:
         if copy is not None and burst.last_seq > copy.last_seq and not are_parts(burst):
             raise LegLost(self._target.worker_id, "the peer sent something else than parts")
         if burst.episode == self._selected and burst.last_seq > self._selected_after:
-            self._target.retry.reset()  # a row came: this leg is healthy
-            self._row_came()
+            self._is_healthy()
         if copy is None or copy.extend(burst):
             return
         if self._asked_again or burst.episode != self._selected:
@@ -476,6 +489,11 @@ class _Filling:
         else:
             self._asked_again = True
             await self._select(copy)
+
+    def _is_healthy(self) -> None:
+        """A row came beyond what was selected."""
+        self._target.retry.reset()
+        self._row_came()
 
     async def _end(self, end: LegEnd) -> None:
         copy = self._target.attended(end.episode)

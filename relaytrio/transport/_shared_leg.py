@@ -81,6 +81,8 @@ class Stream:
 
     def put(self, item: Burst | LegEnd) -> None:
         """It came."""
+        if isinstance(item, Burst) and not self._items and self._lay_down(item):
+            return
         self._items.append(item)
         if isinstance(item, Burst):
             self._size_bytes += len(item.rows)
@@ -99,19 +101,33 @@ class Stream:
             item = self._with_what_follows(item)
             self._size_bytes -= len(item.rows)
             self.taken_seq = max(self.taken_seq, item.last_seq)
-            # Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it.
-            told, self._not_told = self._not_told, set()
+            self._tell_others(item, taker)
         else:
             self._peer.drop(self, release=False)
-            told = set(self._legs)
             for leg in self._legs:
                 leg.forget(self)
-        for leg in self._legs:
-            if leg in told and leg is not taker:
-                leg.tell(item)
+                if leg is not taker:
+                    leg.tell(item)
         if self._items:
             self._wake_one()
         return item
+
+    def _lay_down(self, burst: Burst) -> bool:
+        """Whether a leg has taken it at once."""
+        for leg in self._legs:
+            if leg.lay_down(burst):
+                self.taken_seq = max(self.taken_seq, burst.last_seq)
+                self._not_told.discard(leg)
+                self._tell_others(burst)
+                return True
+        return False
+
+    def _tell_others(self, burst: Burst, taker: SharedLeg | None = None) -> None:
+        """Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it."""
+        told, self._not_told = self._not_told, set()
+        for leg in self._legs:
+            if leg in told and leg is not taker:
+                leg.tell(burst)
 
     def _with_what_follows(self, first: Burst) -> Burst:
         """This burst, and those that waited behind it: many small ones cost as much as many large ones."""
@@ -156,6 +172,11 @@ class SharedLeg:
         self._news = Wakeup()
 
     # What the streams say; all synchronous.
+
+    def lay_down(self, burst: Burst) -> bool:
+        """Whether whoever has this leg takes it at once. What it was told comes first."""
+        lay_down = self._request.lay_down
+        return lay_down is not None and not self._told and lay_down(burst)
 
     def wake(self) -> None:
         """There is something to take."""

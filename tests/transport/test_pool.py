@@ -253,6 +253,47 @@ async def test_bursts_that_wait_are_taken_as_one(scene: Scene, autojump_clock: M
     assert rows == [row for burst in bursts for row in burst.split()]
 
 
+class Ledge:
+    """What a relay lays rows down on at once, if it likes."""
+
+    def __init__(self, takes: bool = True) -> None:
+        self.takes = takes
+        self.rows: list[bytes] = []
+
+    def lay_down(self, burst: Burst) -> bool:
+        if self.takes:
+            self.rows += burst.split()
+        return self.takes
+
+
+async def test_rows_are_laid_down_as_they_come(scene: Scene, autojump_clock: MockClock) -> None:
+    """Where a relay takes them so, no task of it has to run; another one learns all the same that rows come. What it
+    does not take waits for its task, and then what follows does too."""
+    ledge = Ledge()
+    request = DialRequest("c", WORKER, lay_down=ledge.lay_down)
+    async with scene.pool.dial(request) as leg:
+        await leg.select(FIRST, 0)
+        other = await scene.follow()
+        scene.wire.rows(1)
+        scene.wire.rows(2, 3)
+        await wait_all_tasks_blocked()
+        assert [b'{"seq":%d,"text":"x"}' % seq for seq in (1, 2, 3)] == ledge.rows
+        assert 1 == len(other.took)
+        ledge.takes = False
+        other.leg.close()  # type: ignore[attr-defined]
+        scene.wire.rows(4)
+        await wait_all_tasks_blocked()
+        ledge.takes = True
+        scene.wire.rows(5)
+        await wait_all_tasks_blocked()
+        taken = await anext(aiter(leg))
+        assert isinstance(taken, Burst)
+        assert (3, 4, 5) == (len(ledge.rows), taken.first_seq, taken.last_seq)
+        scene.wire.rows(6)
+        await wait_all_tasks_blocked()
+        assert 4 == len(ledge.rows)
+
+
 async def test_every_follower_learns_that_rows_come(scene: Scene, autojump_clock: MockClock) -> None:
     """What resets its retry, though another one lays the rows down."""
     followers = [await scene.follow() for _ in range(3)]

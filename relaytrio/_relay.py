@@ -419,13 +419,15 @@ class _Filling:
 
     def lay_down(self, burst: Burst) -> bool:
         """Take a burst that is nothing but the next rows of the wanted episode. False: it is for `run` to decide of."""
-        target, copy = self._target, self._target.copy
-        if copy is None or burst.episode != self._selected or target.leaving or target.scope.cancel_called:
+        copy = self._target.copy
+        # What is wanted may be another episode than what was selected: nobody has turned to it yet.
+        if copy is None or not burst.episode == self._selected == copy.episode:
             return False
-        if not copy.last_seq < burst.last_seq or burst.first_seq > copy.last_seq + 1 or not are_parts(burst):
+        if burst.first_seq > copy.last_seq + 1:
             return False
-        if burst.last_seq > self._selected_after:
-            self._is_healthy()
+        if burst.last_seq > copy.last_seq and not are_parts(burst):
+            return False
+        self._note_health(burst)
         copy.extend(burst)
         return True
 
@@ -480,8 +482,7 @@ class _Filling:
         copy = self._target.attended(burst.episode)
         if copy is not None and burst.last_seq > copy.last_seq and not are_parts(burst):
             raise LegLost(self._target.worker_id, "the peer sent something else than parts")
-        if burst.episode == self._selected and burst.last_seq > self._selected_after:
-            self._is_healthy()
+        self._note_health(burst)
         if copy is None or copy.extend(burst):
             return
         if self._asked_again or burst.episode != self._selected:
@@ -490,10 +491,11 @@ class _Filling:
             self._asked_again = True
             await self._select(copy)
 
-    def _is_healthy(self) -> None:
-        """A row came beyond what was selected."""
-        self._target.retry.reset()
-        self._row_came()
+    def _note_health(self, burst: Burst) -> None:
+        """A row beyond what was selected says that this leg is healthy, known here or not."""
+        if burst.episode == self._selected and burst.last_seq > self._selected_after:
+            self._target.retry.reset()
+            self._row_came()
 
     async def _end(self, end: LegEnd) -> None:
         copy = self._target.attended(end.episode)

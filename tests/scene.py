@@ -29,6 +29,8 @@ from relaytrio.testing import ScriptedDialer, ScriptedLeg, text_burst
 HERE = "here"
 THERE = "there"
 ELSEWHERE = "elsewhere"
+LAYS_DOWN = False
+"""Whether scripted legs offer their bursts to the relay at once. A test sets it before it opens a scene."""
 
 
 def assistant(text: str) -> NewMessage:
@@ -131,7 +133,7 @@ async def open_scene(
 ) -> AsyncIterator[Scene]:
     """A replica with one chat `c` that holds a message of the user and is running, owned by nobody."""
     chosen = Settings(**settings)
-    memory, parts, dialer = MemoryStore(settings=chosen), PartLogs(chosen), ScriptedDialer()
+    memory, parts, dialer = MemoryStore(settings=chosen), PartLogs(chosen), ScriptedDialer(lays_down=LAYS_DOWN)
     store = wrap_store(memory)
     logger = logging.getLogger("relaytrio")
     hints = Hints(store, pubsub, chosen, look=lambda hint: None, random=lambda: 0.5, logger=logger)

@@ -19,10 +19,12 @@ from relaytrio._errors import (
     StoreUnavailable,
     SubscriptionFailed,
 )
+from relaytrio._protocol.burst import Burst
 from relaytrio._protocol.chat import Abandon, BeginAttempt, Commit, FinishInterruption, Interrupt, RecordRetry
 from relaytrio._protocol.events import (
     CaughtUp,
     Degraded,
+    Episode,
     MessageEvent,
     MessagePart,
     MessageRef,
@@ -34,8 +36,15 @@ from relaytrio._protocol.wire import EndReason
 from relaytrio._relay import RelayCounts, RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
-from relaytrio.testing import check_stream, text_burst
+from relaytrio.testing import check_stream, text_burst, watch_seams
+from tests import scene as scene_module
 from tests.scene import ELSEWHERE, HERE, THERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["by its task", "as they come"])
+def _lays_down(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds whichever way rows are laid down."""
+    monkeypatch.setattr(scene_module, "LAYS_DOWN", request.param)
 
 
 async def test_parts_made_so_far_come_first_then_live_ones(autojump_clock: MockClock) -> None:
@@ -117,6 +126,69 @@ async def test_a_gap_is_selected_again_once_and_then_told(autojump_clock: MockCl
             events = await until(subscription, MessagePart, seq=5)
         resets = [event for event in events if isinstance(event, PreviewReset)]
         assert [("gap", 5)] == [(reset.reason, reset.first_seq) for reset in resets]
+        check_stream(events)
+
+
+async def test_what_is_no_part_ends_the_leg(autojump_clock: MockClock) -> None:
+    """Rows that say something else, or are of another place than their burst says, reach nobody; what came before
+    stays, and the worker is dialed again."""
+    for rows in (b'{"type":"status","status":"waiting"}', b"{}", text_burst(Episode(1, 1, "run1"), ["b"]).rows):
+        async with open_scene() as scene:
+            episode = await scene.acquire(THERE)
+            async with scene.subscribe() as subscription:
+                leg = (await scene.dialer.next_dial()).complete()
+                await leg.selected()
+                scene.feed(leg, episode, ["a"])
+                leg.feed(Burst(episode, 2, 1, rows))
+                events = await at_hand(subscription)
+                assert ["a"] == texts(events)
+                assert leg.closed.is_set()
+                again = (await scene.dialer.next_dial()).complete()
+                assert 1 == (await again.selected()).after_seq
+
+
+async def test_rows_of_a_former_episode_stay_its_own(autojump_clock: MockClock) -> None:
+    """What is still on its way of the episode before goes into no other log, though its numbers would fit there."""
+    async with open_scene() as scene:
+        former = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            scene.feed(leg, former, ["a"])
+            await scene.apply(BeginAttempt(run_id="run1", token="t"))
+            events = await at_hand(subscription)
+            await leg.selected()
+            live = await scene.live_episode()
+            scene.feed(leg, live, ["c"])
+            events += await until(subscription, MessagePart, seq=1, episode=live)
+            scene.feed(leg, former, ["b"], first_seq=2)
+            scene.feed(leg, live, ["d"], first_seq=2)
+            events += await until(subscription, MessagePart, seq=2, episode=live)
+        assert ["a", "c", "d"] == texts(events)
+        check_stream(events)
+
+
+async def test_rows_that_come_before_the_relay_has_turned(autojump_clock: MockClock) -> None:
+    """The next episode is wanted and not selected yet: a row of the one before goes into no log but its own."""
+    async with open_scene() as scene:
+        former = await scene.acquire(THERE)
+        async with scene.subscribe() as subscription:
+            leg = (await scene.dialer.next_dial()).complete()
+            await leg.selected()
+            with watch_seams() as seams:
+                stop = seams.stop("view read, not laid down")
+                await scene.apply(BeginAttempt(run_id="run1", token="t"))
+                async with stop:
+                    pass
+                for _ in range(10):
+                    scene.feed(leg, former, ["a"], first_seq=1)
+                    await trio.lowlevel.checkpoint()
+            live = await scene.live_episode()
+            scene.feed(leg, live, ["b"])
+            events = await until(subscription, MessagePart, seq=1, episode=live)
+        assert ["b"] == [
+            event.part["text"] for event in events if isinstance(event, MessagePart) and event.episode == live
+        ]
         check_stream(events)
 
 

@@ -57,14 +57,22 @@ class ScriptedDialer:
     """A `Dialer` whose dials wait for the test.
 
     `on_dial`, if given, is called with each dial at once, in the task of the relay that dials; it may complete or fail
-    it. With `stubborn`, every dial ignores its cancellation (see `ScriptedDial.ignore_cancellation`).
+    it. With `stubborn`, every dial ignores its cancellation (see `ScriptedDial.ignore_cancellation`). With `lays_down`,
+    a burst before which nothing waits is offered to the relay in the step in which it is fed (`DialRequest.lay_down`).
     """
 
-    def __init__(self, on_dial: Callable[[ScriptedDial], object] | None = None, *, stubborn: bool = False) -> None:
+    def __init__(
+        self,
+        on_dial: Callable[[ScriptedDial], object] | None = None,
+        *,
+        stubborn: bool = False,
+        lays_down: bool = False,
+    ) -> None:
         self.dials: list[ScriptedDial] = []
         """All that there were, in the order in which the relay dialed."""
         self._on_dial = on_dial
         self._stubborn = stubborn
+        self._lays_down = lays_down
         self._announce, self._announced = trio.open_memory_channel["ScriptedDial"](math.inf)
 
     def dial(self, request: DialRequest) -> AbstractAsyncContextManager[Leg]:
@@ -74,7 +82,7 @@ class ScriptedDialer:
     @asynccontextmanager
     async def _dial(self, request: DialRequest) -> AsyncIterator[Leg]:
         await trio.lowlevel.checkpoint()
-        dial = ScriptedDial(request, stubborn=self._stubborn)
+        dial = ScriptedDial(request, stubborn=self._stubborn, lays_down=self._lays_down)
         self.dials.append(dial)
         self._announce.send_nowait(dial)
         if self._on_dial is not None:
@@ -121,8 +129,9 @@ class ScriptedDialer:
 class ScriptedDial:
     """One attempt of the relay to open a leg, in the hands of the test. Left alone, it hangs."""
 
-    def __init__(self, request: DialRequest, *, stubborn: bool = False) -> None:
+    def __init__(self, request: DialRequest, *, stubborn: bool = False, lays_down: bool = False) -> None:
         self.request = request
+        self._lays_down = lays_down
         self.leg: ScriptedLeg | None = None
         """What `complete` gave."""
         self.error: DialError | None = None
@@ -177,7 +186,7 @@ class ScriptedDial:
     def complete(self) -> ScriptedLeg:
         """The dial succeeds. Of one that was cancelled (and is not stubborn), the leg is closed from the start."""
         self._decide()
-        self.leg = ScriptedLeg(self.request)
+        self.leg = ScriptedLeg(self.request, lays_down=self._lays_down)
         if self._gone:
             self.leg.closed.set()
         return self.leg
@@ -219,8 +228,9 @@ class ScriptedLeg:
     What is fed waits in an unbounded queue until the relay takes it; after the relay has left, it goes nowhere.
     """
 
-    def __init__(self, request: DialRequest) -> None:
+    def __init__(self, request: DialRequest, *, lays_down: bool = False) -> None:
         self.request = request
+        self._lay_down = request.lay_down if lays_down else None
         self.selections: list[Selection] = []
         """All that the relay asked for, in order."""
         self.closed = trio.Event()
@@ -243,9 +253,12 @@ class ScriptedLeg:
             raise trio.ClosedResourceError("the test has ended this leg")
         if isinstance(item, Burst):
             self._sent[item.episode] = item.last_seq
-        if not self.closed.is_set():
+        if not self.closed.is_set() and not self._is_laid_down(item):
             self._items.append(item)
             self._news.set()
+
+    def _is_laid_down(self, item: Burst | LegEnd) -> bool:
+        return self._lay_down is not None and not self._items and isinstance(item, Burst) and self._lay_down(item)
 
     def feed_parts(
         self,

@@ -76,6 +76,8 @@ class Hints:
         self._watchers: dict[str, dict[Watcher, None]] = {}
         self._unsent: dict[str, Hint] = {}
         self._sending = Wakeup()
+        self._sends = True
+        """The last hint could be sent."""
         self._watched = Wakeup()
         self._deaf: str | None = None
         """Why hints of others do not arrive for now."""
@@ -155,8 +157,14 @@ class Hints:
         try:
             await pubsub.publish(hint)
         except PubSubUnavailable as error:
-            # A hint may be lost: the others poll.
-            self._logger.warning("a hint was not sent, other replicas will poll: %s", error)
+            # A hint may be lost: the others poll. It is told once, not for each of many.
+            if self._sends:
+                self._logger.warning("hints do not get through for now, other replicas poll meanwhile: %s", error)
+            self._sends = False
+        else:
+            if not self._sends:
+                self._logger.info("hints get through again")
+            self._sends = True
 
     async def _listen(self, pubsub: PubSub) -> NoReturn:
         backoff = Backoff(self._settings.store_retry_seconds, self._settings.listen_retry_max_seconds)

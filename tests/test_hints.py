@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -109,6 +110,25 @@ async def test_hints_reach_other_replicas(autojump_clock: MockClock) -> None:
             await wait_all_tasks_blocked()
             assert [7] == watcher.heard
         nursery.cancel_scope.cancel()
+
+
+async def test_hints_that_do_not_get_through_are_told_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure of minutes is one line of the log, not one for each transition; and so is its end."""
+    caplog.set_level(logging.INFO, "relaytrio")
+    pubsub = Flaky()
+    hints = make_hints(pubsub)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hints.run)
+        await wait_all_tasks_blocked()
+        for refusing in (True, True, True, False, False):
+            pubsub.refusing = refusing
+            hints.announce(Chat(id="c", status="running", snapshot_version=7))
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    told = [record.levelname for record in caplog.records if "get through" in record.message]
+    assert ["WARNING", "INFO"] == told
 
 
 async def test_a_lost_notifier_is_told_and_listened_to_again(autojump_clock: MockClock) -> None:

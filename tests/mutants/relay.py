@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._mutant import Mutant
 
+_FRAMES = "tests/transport/test_stream_frames.py"
 _RELAY, _VIEWER, _PARTS = "tests/test_relay.py", "tests/test_subscription.py", "tests/test_parts.py"
 _DIALS, _LEGS, _LEAVING = (f"tests/races/test_{topic}_races.py" for topic in ("dial", "leg", "leaving"))
 _CHANNELS, _WIRE = (f"tests/races/test_{topic}_races.py" for topic in ("channel", "wire"))
@@ -239,6 +240,27 @@ MUTANTS = (
         "    return True\n    beginning = _part_beginning(burst.episode)\n",
         _WIRE,
         races=(13,),
+    ),
+    Mutant(
+        "after half a frame more is sent",
+        "relaytrio/transport/_stream_frames.py",
+        "            self._spoilt = True\n",
+        "",
+        _FRAMES,
+    ),
+    Mutant(
+        "a frame may be of any size",
+        "relaytrio/transport/_stream_frames.py",
+        "        if size > self._limit_bytes and len(came) >= begin:",
+        "        if False:",
+        _FRAMES,
+    ),
+    Mutant(
+        "more is let come for as long as it comes",
+        "relaytrio/transport/parts_endpoint.py",
+        "        while self._news < enough and quiet < QUIET_TURNS:",
+        "        while quiet < QUIET_TURNS:",
+        "tests/transport/test_parts_endpoint.py",
     ),
     # part logs
     Mutant(

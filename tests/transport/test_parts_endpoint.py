@@ -40,7 +40,7 @@ from relaytrio.transport.grants import (
     make_connection_grant,
     make_select_grant,
 )
-from relaytrio.transport.parts_endpoint import CLOSING_SECONDS, authorize_peer, serve_parts
+from relaytrio.transport.parts_endpoint import CLOSING_SECONDS, TOGETHER, authorize_peer, serve_parts
 
 SECRET = b"secret"
 HERE, PEER = "replica-b", "replica-a"
@@ -102,6 +102,7 @@ class Peer:
         self.closed = 0
         self.sends_cancelled = 0
         self.sends_after_that = 0
+        self.sending: str | bytes | None = None
         self._to_endpoint, self._incoming = trio.open_memory_channel[str | bytes](100_000)
         self._outgoing, self._from_endpoint = trio.open_memory_channel[str | bytes](0)
 
@@ -113,8 +114,10 @@ class Peer:
     async def send(self, frame: str | bytes) -> None:
         if self.sends_cancelled:
             self.sends_after_that += 1
+        self.sending = frame
         try:
             await self._outgoing.send(frame)
+            self.sending = None
         except trio.Cancelled:
             self.sends_cancelled += 1
             raise
@@ -524,6 +527,51 @@ async def test_each_sealed_episode_of_a_row_of_selects_goes_out(make: Callable[.
         got = [await peer.next() for _ in range(6)]
     expected = [(burst(1, episode=episode), sealed(1, episode)) for episode in (EPISODE, NEXT, last)]
     assert got == [frame for pair in expected for frame in pair]
+
+
+async def test_parts_that_come_fast_come_together(endpoint: Endpoint) -> None:
+    """A part a turn of the loop, as from a responder that never waits: few frames, though the peer takes each at once,
+    and the first part alone; the last one leaves as soon as nothing follows."""
+    log = endpoint.log()
+    got: list[int] = []
+    async with endpoint.running() as peer, trio.open_nursery() as nursery:
+        peer.select()
+        await wait_all_tasks_blocked()
+
+        async def take() -> None:
+            while sum(got) < 1000:
+                frame = await peer.next()
+                assert isinstance(frame, LegBurst)
+                got.append(frame.burst.count)
+
+        nursery.start_soon(take)
+        await wait_all_tasks_blocked()
+        for seq in range(1, 1001):
+            log.append(rows(seq))
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        assert 1000 == sum(got)
+    assert got[0] <= 2
+    assert max(got) <= TOGETHER + 4
+    assert len(got) <= 1000 // (TOGETHER // 2)
+
+
+async def test_a_part_that_comes_alone_leaves_at_once(endpoint: Endpoint) -> None:
+    """No turn of the loop is waited for when the one before has left, nor is it waited for others for ever."""
+    log = endpoint.log()
+    async with endpoint.running() as peer:
+        peer.select()
+        await wait_all_tasks_blocked()
+        for seq in range(1, 4):
+            log.append(rows(seq))
+            assert burst(seq) == await peer.next()
+            await wait_all_tasks_blocked()
+        turns = 0
+        while peer.sending is None:
+            log.append(rows(4 + turns))
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        assert turns <= 3
 
 
 async def test_the_same_episode_again_is_a_step_back(make: Callable[..., Endpoint]) -> None:

@@ -17,7 +17,7 @@ import relaytrio
 from relaytrio import Engine, MessagePart, PreviewReset, open_engine
 from relaytrio._parts import PartLogs
 
-from . import _peers
+from . import _floors, _peers
 from ._processes import Stage, one_round
 from ._replicas import (
     SECRET,
@@ -53,16 +53,23 @@ def main(report: Report) -> None:
 
 def _rows(report: Report) -> None:
     ours: list[float] = []
-    peers = _no_figures()
+    peers = _no_figures() | {"raw Trio stream": [], "raw socket": []}
+    if _floors.has_redis():
+        peers["Redis pub/sub"] = []
     total, peer_total = (100_000, 10_000) if report.quick else (600_000, 40_000)
     for _ in report.each_round("rows in, frames out"):
         ours.append(_play(feed_rows, take_frames, total))
         peers["base"].append(_play(_peers.base_sender, _peers.base_receiver, peer_total, False))
         if "asyncio" in peers:
             peers["asyncio"].append(_play(_peers.asyncio_sender, _peers.asyncio_receiver, peer_total, False))
+        peers["raw Trio stream"].append(_play(_floors.stream_sender, _floors.stream_receiver, total))
+        peers["raw socket"].append(_play(_floors.socket_sender, _floors.socket_receiver, total))
+        if "Redis pub/sub" in peers:
+            peers["Redis pub/sub"].append(_play_redis(peer_total))
     targets = at_least(1_000_000), at_least(30, of="base"), at_least(10, of="asyncio")
     note = (
         "Nobody decodes, peers neither: base is trio-websocket, asyncio is websockets, one ready JSON text a frame. "
+        "Redis gets a PUBLISH a row, 256 in one send. "
         "Go's shape is left out: there is no Go toolchain with coder/websocket here."
     )
     report.add(row("relay flood, rows in, frames out", "parts/s", ours, peers, targets=targets, note=note))
@@ -96,6 +103,14 @@ def _play(sender: object, receiver: object, total: int, *objects: bool) -> float
     with one_round() as director:
         port = director.start(sender, total, *objects).hear()  # type: ignore[arg-type]
         return float(director.start(receiver, port, total, *objects).hear())  # type: ignore[arg-type]
+
+
+def _play_redis(total: int) -> float:
+    with one_round() as director, _floors.redis_server() as port:
+        subscriber = director.start(_floors.redis_subscriber, port, total)
+        subscriber.hear()
+        director.start(_floors.redis_publisher, port, total).hear()
+        return float(subscriber.hear())
 
 
 def _play_public(total: int, decoded: bool, asgi: bool) -> float:

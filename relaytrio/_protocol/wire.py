@@ -378,29 +378,24 @@ def are_parts(burst: Burst) -> bool:
 
     It is what keeps other events of a peer's making from this replica's viewers.
     """
-    beginning = _part_beginning(burst.episode)
-    seqs = range(burst.first_seq, burst.first_seq + burst.count)
-    if burst.rows.count(b"\n") + 1 != burst.count:
+    rows, beginning, later = burst.rows, _part_beginning(burst.episode), burst.count - 1
+    if rows.count(b"\n") != later or not rows.startswith(b'%b%d,"part":' % (beginning, burst.first_seq)):
         return False
-    if burst.count < _MANY_ROWS:
-        rows = burst.split()
-        return all(row.startswith(b'%b%d,"part":' % (beginning, seq)) for row, seq in zip(rows, seqs, strict=True))
-    # All in one go: half the time. The first row alone has no separator before it.
-    found = _later_seqs(beginning).findall(burst.rows)
-    first = b'%b%d,"part":' % (beginning, burst.first_seq)
-    return burst.rows.startswith(first) and list(map(int, found)) == list(seqs[1:])
-
-
-_MANY_ROWS = 128
-"""From so many rows on, a pattern that has to be made for the episode is worth it."""
+    # All in one go, and no row is cut out. Every line begins so, and then its seq is at one place; numbers are compared
+    # as they are written, without sign or leading 0.
+    if rows.count(SEPARATOR + beginning) != later:
+        return False
+    found = _seqs_at(len(beginning)).findall(rows)
+    return b"[%b]" % b",".join(found) == _encode(list(range(burst.first_seq + 1, burst.first_seq + burst.count)))
 
 
 @lru_cache(maxsize=64)
-def _later_seqs(beginning: bytes) -> re.Pattern[bytes]:
-    """Finds the seqs of all rows that begin so, but for the first: as they are written, without sign or leading 0."""
-    return re.compile(re.escape(SEPARATOR + beginning) + rb'([1-9][0-9]{0,19}),"part":')
+def _seqs_at(place: int) -> re.Pattern[bytes]:
+    """Finds the seqs of all rows but the first that have one at that place."""
+    return re.compile(rb'\n.{%d}([0-9]{1,20}),"part":' % place, re.DOTALL)
 
 
+@lru_cache(maxsize=64)
 def _part_beginning(episode: Episode) -> bytes:
     """How each row of an episode begins, up to its seq."""
     example = _encode(_PartRow(_named(episode), 0, Raw(b"{}"), ""))
@@ -521,8 +516,8 @@ class _BurstHeader(_ControlHead):
     truncated: bool = False
 
     def frame(self, rows: bytes) -> LegBurst:
-        _check_rows(rows, self.count)
         episode = Episode(*self.episode)
+        _check_rows(rows, self.count, episode)
         return LegBurst(self.leg, Burst(episode, self.first_seq, self.count, rows, self.truncated))
 
 
@@ -542,10 +537,10 @@ class _BundleHeader(_ControlHead):
     def frame(self, rows: bytes) -> Bundle:
         bursts, begin = [], 0
         for bundled in self.bursts:
-            own_rows = rows[begin : begin + bundled.size]
+            own_rows, episode = rows[begin : begin + bundled.size], Episode(*bundled.episode)
             begin += bundled.size
-            _check_rows(own_rows, bundled.count)
-            burst = Burst(Episode(*bundled.episode), bundled.first_seq, bundled.count, own_rows, bundled.truncated)
+            _check_rows(own_rows, bundled.count, episode)
+            burst = Burst(episode, bundled.first_seq, bundled.count, own_rows, bundled.truncated)
             bursts.append(LegBurst(bundled.leg, burst))
         if begin != len(rows):
             raise WireError("not of this protocol: a bundle of another size than its bursts")
@@ -627,14 +622,25 @@ def _decode_bursts(data: bytes) -> LegBurst | Bundle | None:
     return None if decoder is None else _decode(decoder, header).frame(rows)
 
 
-def _check_rows(rows: bytes, count: int) -> None:
+def _check_rows(rows: bytes, count: int, episode: Episode) -> None:
     """Whether this can be cut into `count` rows and sent to a browser; the least that is worth asking a peer."""
     lines = rows.count(b"\n") + 1
-    if not rows.startswith(b"{") or not rows.endswith(b"}") or rows.count(b"},\n{") + 1 != lines:
+    if not rows.startswith(b"{") or not rows.endswith(b"}") or not _are_separate(rows, lines, episode):
         raise WireError("not of this protocol: a burst of something else than rows")
     if lines != count:
         raise WireError(f"not of this protocol: {lines} rows in a burst of {count}")
+    if rows.isascii():
+        return
     try:
         rows.decode()
     except UnicodeDecodeError:
         raise WireError("not of this protocol: a burst that is no UTF-8") from None
+
+
+def _are_separate(rows: bytes, lines: int, episode: Episode) -> bool:
+    """Whether between each two lines one JSON object ends and another begins."""
+    if lines == 1:
+        return True
+    # What is nearly always there is looked for first: a long text is found in a third of the time of a short one.
+    usual = b"}%b%b" % (SEPARATOR, _part_beginning(episode))
+    return rows.count(usual) + 1 == lines or rows.count(b"},\n{") + 1 == lines

@@ -118,13 +118,17 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         """The next event. A checkpoint when it waits, and every 64 events."""
-        for event in self._decoded:
-            return await self._hand_over(event)
         while True:
+            for event in self._decoded:
+                self._since_checkpoint += 1
+                if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
+                    self._since_checkpoint = 0
+                    # Shielded: the event is already taken, and a cancelled viewer resumes from its cursor.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                self.cursor = event.cursor
+                return event
             _, taken = await self._take()
             self._decoded = iter(decoded(taken))
-            for event in self._decoded:
-                return await self._hand_over(event)
 
     def bursts(self) -> Bursts:
         """The stream as lists of events: whatever is there when it is asked for comes at once."""
@@ -143,15 +147,6 @@ class Subscription:
         self._merge.watching = watching or self._merge.watching
         self._watch.news = Announced(news)
         return Pulled(self._merge, self._watch, self._progress)
-
-    async def _hand_over(self, event: Event) -> Event:
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
-            self._since_checkpoint = 0
-            # Shielded: the event is already taken, and a cancelled viewer resumes from its cursor.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        self.cursor = event.cursor
-        return event
 
     async def _take(self) -> Item:
         self._nursery.check_entered()

@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "everything passes for a part",
         "relaytrio/_protocol/wire.py",
-        "    rows, beginning, later = burst.rows, _part_beginning(burst.episode), burst.count - 1\n",
-        "    return True\n    rows, beginning, later = burst.rows, _part_beginning(burst.episode), burst.count - 1\n",
+        "    beginning = _part_beginning(burst.episode)\n",
+        "    return True\n    beginning = _part_beginning(burst.episode)\n",
         _WIRE,
         races=(13,),
     ),

@@ -88,7 +88,7 @@ def read(port: int, path: str, viewers: int) -> None:
     """The reading process: open the sockets, read until all have ended, and say how long that took."""
     selector = selectors.DefaultSelector()
     for _ in range(viewers):
-        selector.register(_viewer(port, path), selectors.EVENT_READ)
+        selector.register(open_viewer(port, path), selectors.EVENT_READ)
     first, buffer = 0.0, bytearray(1 << 20)
     while selector.get_map():
         for key, _ in selector.select():
@@ -102,7 +102,7 @@ def read(port: int, path: str, viewers: int) -> None:
     print(json.dumps({"seconds": time.perf_counter() - first}), flush=True)
 
 
-def _viewer(port: int, path: str) -> socket.socket:
+def open_viewer(port: int, path: str) -> socket.socket:
     """A viewer's socket, with the answer to its upgrade read."""
     viewer = socket.create_connection(("127.0.0.1", port))
     viewer.sendall(

@@ -1,18 +1,23 @@
 """Many at once: viewers of one chat, and chats between two replicas, at the pace at which tokens come.
 
-The worker notes on the board how far it is, with the clock that all processes share, so that nobody has to decode a
-part to know how long it took.
+The viewers of one chat are sockets on the viewer listener, which another process reads, and beside them subscriptions
+in the front replica's own process. Chats have one such subscription each. The worker notes on the board how far it is,
+with the clock that all processes share, so that nobody has to decode a part to know how long it took.
 """
 
 from __future__ import annotations
 
+import selectors
+import socket
 import time
 
 import attrs
 import trio
 
+from relaytrio import Engine
 from relaytrio._parts import PartLogs
 from relaytrio.transport.pool import LegPool
+from relaytrio.transport.viewers import serve_viewers
 
 from ._processes import Stage, cpu_seconds, one_round
 from ._profile import sampling
@@ -28,8 +33,11 @@ from ._replicas import (
     token_rows,
 )
 from ._report import Report, at_most, row
+from .fanout import open_viewer
 
-READY, BEGAN = 0, 1
+READY, BEGAN, READ = 0, 1, 2
+"""Places on the board: parts may be made; when they began to be; and who reads has all of them."""
+CORES = "cores per 50,000 deliveries/s"
 RATE = 50
 """Parts a second of each chat."""
 
@@ -49,6 +57,11 @@ class Found:
     sockets: int
     profile: str
 
+    @property
+    def cores(self) -> float:
+        """That A would use at a steady pace."""
+        return self.here_cpu / self.deliveries * 50_000
+
 
 def main(report: Report) -> None:
     """Viewers, then chats."""
@@ -60,13 +73,16 @@ def main(report: Report) -> None:
 def _viewers(report: Report) -> None:
     viewers, apart_viewers, seconds = (200, 50, 1.0) if report.quick else (1000, 200, 3.0)
     together: list[Found] = []
+    inside: list[Found] = []
     apart: list[Found] = []
     for _ in report.each_round(f"{viewers} viewers of one chat"):
-        together.append(play(1, viewers, seconds))
+        together.append(play_sockets(viewers, seconds))
+        inside.append(play(1, viewers, seconds))
         apart.append(play(1, apart_viewers, seconds, shared_legs=False))
+    name = f"{viewers} viewers of one chat"
     report.add(
         row(
-            f"{viewers} viewers of one chat: sockets between A and B",
+            f"{name}: sockets between A and B",
             "sockets",
             [found.sockets for found in together],
             targets=(at_most(1),),
@@ -74,7 +90,7 @@ def _viewers(report: Report) -> None:
     )
     report.add(
         row(
-            f"{viewers} viewers of one chat: B's CPU",
+            f"{name}: B's CPU",
             "us/delivery",
             [found.there_cpu / found.deliveries * 1e6 for found in together],
             {"leg per viewer": [found.there_cpu / found.deliveries * 1e6 for found in apart]},
@@ -84,12 +100,21 @@ def _viewers(report: Report) -> None:
     )
     report.add(
         row(
-            f"{viewers} viewers of one chat: A's cores",
-            "cores per 50,000 deliveries/s",
-            [found.here_cpu / found.deliveries * 50_000 for found in together],
-            {"leg per viewer": [found.here_cpu / found.deliveries * 50_000 for found in apart]},
+            f"{name}: A's cores",
+            CORES,
+            [found.cores for found in together],
+            {"leg per viewer": [found.cores for found in apart]},
             targets=(at_most(0.5),),
-            note=together[-1].profile,
+            note=f"sockets on the viewer listener; a leg per viewer: in A's own process; {together[-1].profile}",
+        )
+    )
+    report.add(
+        row(
+            f"{name}, subscriptions in A's process: A's cores",
+            CORES,
+            [found.cores for found in inside],
+            {"sockets": [found.cores for found in together]},
+            note=f"a task for each takes its frames, and nothing leaves the process; {inside[-1].profile}",
         )
     )
 
@@ -139,6 +164,18 @@ def play(chats: int, viewers: int, seconds: float, *, rate: float = RATE, shared
         worker = director.start(pace, chats, rate, parts_each)
         port = worker.hear()
         found: Found = director.start(show, port, worker.pid, chats, viewers, rate, parts_each, shared_legs).hear()
+        return found
+
+
+def play_sockets(viewers: int, seconds: float, *, rate: float = RATE) -> Found:
+    """So many viewers of one chat on the viewer listener, for so long."""
+    with one_round() as director:
+        parts = int(seconds * rate)
+        worker = director.start(pace, 1, rate, parts)
+        port = worker.hear()
+        server = director.start(serve, port, worker.pid, viewers, rate, parts)
+        director.start(read, server.hear(), viewers, parts)
+        found: Found = server.hear()
         return found
 
 
@@ -207,30 +244,86 @@ def show(
                     for _ in range(viewers):
                         nursery.start_soon(watch, number)
                 await all_ready.wait()
-                await trio.sleep(0.2)
-                while engine.stats().legs < chats * viewers:  # noqa: ASYNC110
-                    await trio.sleep(0.05)
-                await trio.sleep(0.2)
-                pool = engine.relay.config.dialer  # type: ignore[union-attr]
-                sockets = pool.connections if isinstance(pool, LegPool) else engine.stats().legs
-                stage.board[READY] = 1
-                await stage.until(BEGAN)
-                await trio.sleep(max(0.0, stage.board[BEGAN] - time.monotonic() - 0.001))
-                here, there = time.process_time(), cpu_seconds(worker_pid)
-                profile = sampling()
-                next(profile)
-            ended = time.monotonic()
-            here, there = time.process_time() - here, cpu_seconds(worker_pid) - there
-            stage.say(
-                Found(
-                    deliveries=chats * viewers * parts_each,
-                    seconds=ended - stage.board[BEGAN],
-                    here_cpu=here,
-                    there_cpu=there,
-                    latencies=latencies[:: max(1, len(latencies) // 20_000)],
-                    sockets=sockets,
-                    profile=next(profile),
-                )
-            )
+                sockets = await _settled(engine, chats * viewers)
+                measuring = _Measuring(worker_pid)
+                await measuring.begin(stage)
+            found = measuring.end(stage, chats * viewers * parts_each, sockets)
+            stage.say(attrs.evolve(found, latencies=latencies[:: max(1, len(latencies) // 20_000)]))
 
     trio.run(main)
+
+
+def serve(stage: Stage, port: int, worker_pid: int, viewers: int, rate: float, parts: int) -> None:
+    """A: the viewer listener, which says its port; then what it found."""
+
+    async def main() -> None:
+        async with front(await store_of(port, 1)) as engine, trio.open_nursery() as nursery:
+            url: str = await nursery.start(serve_viewers, engine)
+            stage.say(int(url.rpartition(":")[2]))
+            sockets = await _settled(engine, viewers)
+            measuring = _Measuring(worker_pid)
+            await measuring.begin(stage)
+            # Asked for a thousand times a second, it would cost more than what is measured.
+            await trio.sleep(parts / rate)
+            while not stage.board[READ]:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            stage.say(measuring.end(stage, viewers * parts, sockets))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def read(stage: Stage, port: int, viewers: int, parts: int) -> None:
+    """The viewers: sockets that are read until each has had the last part. Nothing is decoded."""
+    selector, buffer, last = selectors.DefaultSelector(), bytearray(1 << 16), b'-%d"}]' % parts
+    opened = [open_viewer(port, f"/v1/chats/{chat_name(0)}/stream") for _ in range(viewers)]
+    for viewer in opened:
+        selector.register(viewer, selectors.EVENT_READ)
+    while selector.get_map():
+        for key, _ in selector.select():
+            reading = key.fileobj
+            assert isinstance(reading, socket.socket)
+            end = reading.recv_into(buffer)
+            if not end or buffer.find(b'"type":"preview_reset"', 0, end) >= 0:
+                raise RuntimeError("parts were lost: the run is void")
+            if buffer.endswith(last, 0, end):
+                selector.unregister(reading)
+    stage.board[READ] = 1
+    time.sleep(60)  # the sockets stay open: what their ends cost is not measured
+
+
+async def _settled(engine: Engine, viewers: int) -> int:
+    """Wait until all of them follow the worker; gives how many sockets there are to it."""
+    while engine.stats().legs < viewers:  # noqa: ASYNC110
+        await trio.sleep(0.05)
+    await trio.sleep(0.4)
+    pool = engine.relay.config.dialer  # type: ignore[union-attr]
+    return pool.connections if isinstance(pool, LegPool) else engine.stats().legs
+
+
+class _Measuring:
+    """What this process and the worker's use, from the first part to the last."""
+
+    def __init__(self, worker_pid: int) -> None:
+        self._worker_pid = worker_pid
+        self._profile = sampling()
+
+    async def begin(self, stage: Stage) -> None:
+        """Let the worker begin, and begin a moment before it does."""
+        stage.board[READY] = 1
+        await stage.until(BEGAN)
+        await trio.sleep(max(0.0, stage.board[BEGAN] - time.monotonic() - 0.001))
+        self._here, self._there = time.process_time(), cpu_seconds(self._worker_pid)
+        next(self._profile)
+
+    def end(self, stage: Stage, deliveries: int, sockets: int) -> Found:
+        """All have been delivered."""
+        return Found(
+            deliveries=deliveries,
+            seconds=time.monotonic() - stage.board[BEGAN],
+            here_cpu=time.process_time() - self._here,
+            there_cpu=cpu_seconds(self._worker_pid) - self._there,
+            latencies=[],
+            sockets=sockets,
+            profile=next(self._profile),
+        )

@@ -11,8 +11,8 @@ subscriptions (`watching`); the worker and the engine's own requests (`announce`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Literal, NoReturn, Protocol, TypeAlias
 
@@ -86,19 +86,20 @@ class Hints:
         """How many subscriptions there are."""
         return sum(map(len, self._watchers.values()))
 
-    @contextmanager
-    def watching(self, chat_id: str, watcher: Watcher) -> Iterator[None]:
+    def watching(self, chat_id: str, watcher: Watcher) -> AbstractContextManager[None]:
         """Hand the chat's hints to the watcher for as long as the context lasts."""
+        return _Watching(self, chat_id, watcher)
+
+    def _add(self, chat_id: str, watcher: Watcher) -> None:
         self._watchers.setdefault(chat_id, {})[watcher] = None
         self._watched.set()
         if self._deaf is not None:
             watcher.tell("pubsub", False, self._deaf)
-        try:
-            yield
-        finally:
-            del self._watchers[chat_id][watcher]
-            if not self._watchers[chat_id]:
-                del self._watchers[chat_id]
+
+    def _remove(self, chat_id: str, watcher: Watcher) -> None:
+        del self._watchers[chat_id][watcher]
+        if not self._watchers[chat_id]:
+            del self._watchers[chat_id]
 
     def announce(self, chat: Chat) -> None:
         """A transition of this replica was committed: wake who is here, and let the others know."""
@@ -228,3 +229,20 @@ class Hints:
                 for watcher in tuple(self._watchers.get(chat_id, ())):
                     if watcher.fingerprint != stored.get(chat_id):
                         watcher.look()
+
+
+class _Watching:
+    """A watcher of a chat, for as long as the context lasts."""
+
+    __slots__ = ("_chat_id", "_hints", "_watcher")
+
+    def __init__(self, hints: Hints, chat_id: str, watcher: Watcher) -> None:
+        self._hints = hints
+        self._chat_id = chat_id
+        self._watcher = watcher
+
+    def __enter__(self) -> None:
+        self._hints._add(self._chat_id, self._watcher)
+
+    def __exit__(self, *details: object) -> None:
+        self._hints._remove(self._chat_id, self._watcher)

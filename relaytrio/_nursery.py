@@ -20,6 +20,8 @@ from ._errors import ConfigurationError, RelaytrioError
 class BodyNursery:
     """Use as an async context manager. Its tasks are cancelled when the body ends."""
 
+    __slots__ = ("_entered", "_failure", "_make_error", "_manager", "_nursery")
+
     def __init__(self, make_error: Callable[[], RelaytrioError]) -> None:
         self._make_error = make_error
         self._failure: Exception | None = None

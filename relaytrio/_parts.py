@@ -13,8 +13,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 import trio
 
@@ -258,17 +258,13 @@ class PartLogs:
             log._fillers.remove(resting)
             self._filler_left(log, rested=resting())
 
-    @contextmanager
-    def watching(self, chat_id: str, episode: Episode, wake: Wake) -> Iterator[None]:
+    def watching(self, chat_id: str, episode: Episode, wake: Wake) -> AbstractContextManager[None]:
         """Call `wake` for as long as the context lasts, whenever that log appears, grows, ends or is forgotten."""
-        with _member(self._row_wakes, (chat_id, episode), wake):
-            yield
+        return _Membership(self._row_wakes, (chat_id, episode), wake)
 
-    @contextmanager
-    def watching_chat(self, chat_id: str, wake: Callable[[Episode], None]) -> Iterator[None]:
+    def watching_chat(self, chat_id: str, wake: Callable[[Episode], None]) -> AbstractContextManager[None]:
         """Call `wake` with the episode whenever a log of that chat appears."""
-        with _member(self._chat_wakes, chat_id, wake):
-            yield
+        return _Membership(self._chat_wakes, chat_id, wake)
 
     async def run(self) -> NoReturn:
         """Forget ended logs when their time has come. Costs nothing while there is none."""
@@ -350,15 +346,21 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-@contextmanager
-def _member(groups: dict[_K, dict[object, _V]], key: _K, value: _V) -> Iterator[None]:
+class _Membership(Generic[_K, _V]):
     """Be one of a group for as long as the context lasts; equal values are members each for itself."""
-    membership = object()
-    groups.setdefault(key, {})[membership] = value
-    try:
-        yield
-    finally:
-        members = groups[key]
-        del members[membership]
+
+    __slots__ = ("_groups", "_key", "_value")
+
+    def __init__(self, groups: dict[_K, dict[object, _V]], key: _K, value: _V) -> None:
+        self._groups = groups
+        self._key = key
+        self._value = value
+
+    def __enter__(self) -> None:
+        self._groups.setdefault(self._key, {})[self] = self._value
+
+    def __exit__(self, *details: object) -> None:
+        members = self._groups[self._key]
+        del members[self]
         if not members:
-            del groups[key]
+            del self._groups[self._key]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -24,6 +24,7 @@ import trio
 
 from ._errors import ChatDeleted, ChatNotFound, StoreUnavailable, SubscriptionFailed
 from ._frames import Bursts, Frames, Item, Taken, decoded
+from ._held import Held
 from ._hints import Hints, Trouble
 from ._latest import Latest
 from ._nursery import BodyNursery
@@ -88,11 +89,11 @@ class Subscription:
         self._decoded: Iterator[Event] = iter(())
         self._since_checkpoint = 0
         self._taking = False
-        self._resources = ExitStack()
-        self._nursery = BodyNursery(lambda: SubscriptionFailed(f"the subscription to chat {chat_id} failed"))
+        self._resources = Held()
+        self._nursery = BodyNursery(self._failed)
 
     async def __aenter__(self) -> Self:
-        with ExitStack() as resources:
+        with Held() as resources:
             # Hints first: nothing committed between the first read and the first hint is missed.
             resources.enter_context(self._replica.hints.watching(self.chat_id, self._watch))
             resources.enter_context(self._merge)
@@ -118,13 +119,17 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         """The next event. A checkpoint when it waits, and every 64 events."""
-        for event in self._decoded:
-            return await self._hand_over(event)
         while True:
+            for event in self._decoded:
+                self._since_checkpoint += 1
+                if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
+                    self._since_checkpoint = 0
+                    # Shielded: the event is already taken, and a cancelled viewer resumes from its cursor.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                self.cursor = event.cursor
+                return event
             _, taken = await self._take()
             self._decoded = iter(decoded(taken))
-            for event in self._decoded:
-                return await self._hand_over(event)
 
     def bursts(self) -> Bursts:
         """The stream as lists of events: whatever is there when it is asked for comes at once."""
@@ -144,15 +149,6 @@ class Subscription:
         self._watch.news = Announced(news)
         return Pulled(self._merge, self._watch, self._progress)
 
-    async def _hand_over(self, event: Event) -> Event:
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
-            self._since_checkpoint = 0
-            # Shielded: the event is already taken, and a cancelled viewer resumes from its cursor.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        self.cursor = event.cursor
-        return event
-
     async def _take(self) -> Item:
         self._nursery.check_entered()
         if self._taking:
@@ -167,6 +163,9 @@ class Subscription:
 
     def _had(self, cursor: str) -> None:
         self.cursor = cursor
+
+    def _failed(self) -> SubscriptionFailed:
+        return SubscriptionFailed(f"the subscription to chat {self.chat_id} failed")
 
     def _start_relay(self, view: View) -> None:
         """If the chat runs elsewhere, and nobody follows it yet."""
@@ -251,6 +250,32 @@ class Pulled:
 class _Watch:
     """Reads the store when something says "look", and never waits for the viewer."""
 
+    __slots__ = (
+        "_chat_id",
+        "_episode",
+        "_forced",
+        "_hinted",
+        "_progress",
+        "_read_ended",
+        "_reading",
+        "_reads_ended",
+        "_replica",
+        "_seen",
+        "_since",
+        "_wakeup",
+        "closed",
+        "ending",
+        "fingerprint",
+        "last_view",
+        "news",
+        "notifications",
+        "over_since",
+        "run_relay",
+        "troubles",
+        "view",
+        "viewed",
+    )
+
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress) -> None:
         self.notifications: Latest[StatusNotification] | None = None
         """Of the relay; None: there is none."""
@@ -283,7 +308,8 @@ class _Watch:
         self._since = 0
         """How many reads of this replica had begun at the last reason to look."""
         self._reads_ended = 0
-        self._read_ended = trio.Event()
+        self._read_ended: trio.Event | None = None
+        """Set at the end of a read, if somebody waits for that."""
 
     # What others say; all synchronous.
 
@@ -333,6 +359,8 @@ class _Watch:
         self.look()
         with trio.move_on_after(self._replica.settings.look_again_seconds):
             while self._reads_ended < enough:
+                if self._read_ended is None:
+                    self._read_ended = trio.Event()
                 await self._read_ended.wait()
 
     # Its own task.
@@ -378,8 +406,9 @@ class _Watch:
         finally:
             self._reading = False
             self._reads_ended += 1
-            self._read_ended.set()
-            self._read_ended = trio.Event()
+            if self._read_ended is not None:
+                self._read_ended.set()
+                self._read_ended = None
         self._lay_down(view)
         return view
 
@@ -407,19 +436,33 @@ def _fingerprint(view: View) -> Fingerprint:
 class _Merge:
     """Decides what the viewer gets next. A context manager, for what it watches."""
 
+    __slots__ = (
+        "_chat_id",
+        "_log",
+        "_log_of",
+        "_log_watch",
+        "_log_watched",
+        "_progress",
+        "_replica",
+        "_told",
+        "_watch",
+        "hold_until",
+        "watching",
+    )
+
     def __init__(self, replica: ReplicaParts, chat_id: str, progress: Progress, watch: _Watch) -> None:
         self._replica = replica
         self._chat_id = chat_id
         self._progress = progress
         self._watch = watch
         self._told: dict[Trouble, bool] = {}
-        self.watching: WatchingLog = lambda chat_id, episode: replica.parts.watching(chat_id, episode, watch.news.set)
+        self.watching: WatchingLog = self._watching
         self.hold_until: float | None = None
         """Until when a view waits for the last parts."""
         self._log: PartLog | None = None
         self._log_of: Episode | None = None
         self._log_watched: Episode | None = None
-        self._log_watch = ExitStack()
+        self._log_watch = Held()
 
     def __enter__(self) -> Self:
         return self
@@ -534,6 +577,9 @@ class _Merge:
             log = self._log = None if live is None else self._replica.parts.find(self._chat_id, live)
             self._log_of = live
         return log
+
+    def _watching(self, chat_id: str, episode: Episode) -> AbstractContextManager[None]:
+        return self._replica.parts.watching(chat_id, episode, self._watch.news.set)
 
     def _watch_log(self, episode: Episode | None) -> None:
         if episode == self._log_watched:

@@ -14,6 +14,8 @@ import trio
 class Wakeup:
     """One waiter at a time; `set` is synchronous and costs nothing when it is set already."""
 
+    __slots__ = ("_set", "_waiter")
+
     def __init__(self) -> None:
         self._set = False
         self._waiter: trio.lowlevel.Task | None = None
@@ -35,24 +37,23 @@ class Wakeup:
         """Return when it was set since the last return. Always a checkpoint."""
         if self._set:
             await trio.lowlevel.checkpoint()
+        elif self._waiter is not None:
+            raise trio.BusyResourceError("another task is waiting for this wakeup")
         else:
-            await self._park()
+            # No coroutine and no closure between: idle viewers are many, and each waits here twice.
+            self._waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
         self._set = False
 
-    async def _park(self) -> None:
-        if self._waiter is not None:
-            raise trio.BusyResourceError("another task is waiting for this wakeup")
-        self._waiter = trio.lowlevel.current_task()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._waiter = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Announced(Wakeup):
     """Nobody waits for it: whoever is to look is told by a call, every time that it is set."""
+
+    __slots__ = ("_tell",)
 
     def __init__(self, tell: Callable[[], None]) -> None:
         super().__init__()

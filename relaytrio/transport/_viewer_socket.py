@@ -106,6 +106,7 @@ class SocketViewer:
         "_gone",
         "_hall",
         "_hold",
+        "_opened",
         "_pong",
         "_pulled",
         "_raw",
@@ -115,7 +116,6 @@ class SocketViewer:
         "_send",
         "_sent_at",
         "_settings",
-        "_socket",
         "_standing",
         "_unsent",
     )
@@ -124,7 +124,8 @@ class SocketViewer:
         self._hall = hall
         self._settings = hall.settings
         self._says = ViewerSays(hall.settings)
-        self._socket: trio.socket.SocketType | None = None
+        self._opened = False
+        """Whether the socket is its own, and not closed yet."""
         self._reading = trio.CancelScope()
         self._pulled: Pulled | None = None
         """None: not yet, or not any more, to be given anything."""
@@ -167,7 +168,7 @@ class SocketViewer:
                 raw, accept, trailing = upgrade()
                 self._open(raw, accept, pulled)
                 try:
-                    await self._stay(trailing, beside)
+                    await (self._read(trailing) if beside is None else self._read_beside(trailing, beside))
                 finally:
                     self._shut()
         except SubscriptionFailed as failed:
@@ -178,7 +179,7 @@ class SocketViewer:
 
     def _open(self, raw: socket.socket, accept: bytes, pulled: Pulled) -> None:
         self._raw = raw
-        self._socket = trio.socket.from_stdlib_socket(raw)
+        self._opened = True
         self._send = raw.send
         self._write(accept)
         self._pulled = pulled
@@ -196,10 +197,7 @@ class SocketViewer:
             if timer is not None:
                 timer.cancel()
 
-    async def _stay(self, trailing: bytes, beside: Callable[[], Awaitable[Ending]] | None) -> None:
-        if beside is None:
-            await self._read(trailing)
-            return
+    async def _read_beside(self, trailing: bytes, beside: Callable[[], Awaitable[Ending]]) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_with, beside)
             await self._read(trailing)
@@ -224,9 +222,12 @@ class SocketViewer:
 
     async def _receive(self) -> bytes:
         """What came; nothing when the viewer is gone."""
-        assert self._socket is not None
         try:
-            return await self._socket.recv(RECEIVE_BYTES)
+            while True:
+                # Not by a socket of Trio's: while it waits, its frames take a kilobyte for each idle viewer.
+                await trio.lowlevel.wait_readable(self._raw)
+                with suppress(BlockingIOError):
+                    return self._raw.recv(RECEIVE_BYTES)
         except (OSError, trio.ClosedResourceError):
             return b""
 
@@ -267,12 +268,14 @@ class SocketViewer:
 
     def close(self) -> None:
         """Close the socket. Twice is fine. One who is left without an ending is told to come again, if it can be."""
-        if self._socket is None:
+        if not self._opened:
             return
+        self._opened = False
         if not self._gone and self._ending is None and self._unsent is None:
             self._write(close_frame(Ending(GOING_AWAY)))
         self._gone = True
-        self._socket.close()
+        trio.lowlevel.notify_closing(self._raw)
+        self._raw.close()
 
     # ------------------------------------------------------------------- synchronous, by anybody
 

@@ -526,16 +526,47 @@ def test_a_burst_reads_as_its_events(first_seq: int, parts: list[Part]) -> None:
         Burst(EPISODE, 2, 2, SEPARATOR.join(rows_from(1, 2))),
         Burst(EPISODE, 1, 2, SEPARATOR.join(rows_from(1, 1) * 2)),
         Burst(Episode(57, 1, "other"), 1, 2, SEPARATOR.join(rows_from(1, 2))),
+        Burst(EPISODE, 1, 2, SEPARATOR.join([*rows_from(1, 1), *rows_from(2, 1, Episode(57, 1, "other"))])),
+        Burst(EPISODE, 1, 2, SEPARATOR.join([*rows_from(1, 1), wire.encode_event(CaughtUp(cursor="0-"))])),
         Burst(EPISODE, 1, 1, wire.encode_event(CaughtUp(cursor="0-"))),
         Burst(EPISODE, 1, 1, b'{"type":"message_part"'),
         Burst(EPISODE, 1, 1, b'{"type":"message_part","episode":[57,1,"p8r2dq7w3e"],"seq":1,"part":{},"cursor":""}'),
     ],
-    ids=["count", "first seq", "repeat", "episode", "type", "malformed", "part"],
+    ids=[
+        "count",
+        "first seq",
+        "repeat",
+        "episode",
+        "one of another",
+        "one that is no part",
+        "type",
+        "malformed",
+        "part",
+    ],
 )
 def test_rows_that_are_not_what_the_burst_says_are_refused(burst: Burst) -> None:
     """A burst's episode, first seq and count are those of its rows."""
     with pytest.raises(WireError):
         wire.decode_rows(burst)
+
+
+def test_a_row_may_be_written_in_another_way() -> None:
+    """Of a row only what it says counts, not how a peer of another version orders or spaces it."""
+    [first, second] = rows_from(1, 2)
+    reordered = json.dumps(dict(reversed(json.loads(second).items()))).encode()
+    assert reordered != second
+    expected = wire.decode_rows(join(EPISODE, 1, [first, second]))
+    assert wire.decode_rows(join(EPISODE, 1, [first, reordered])) == expected
+
+
+def test_a_decoded_part_is_as_one_that_was_made() -> None:
+    """It is made without a call of its class, and yet cannot be told from one."""
+    [decoded] = wire.decode_rows(join(EPISODE, 7, rows_from(7, 1)))
+    made = MessagePart(episode=EPISODE, seq=7, part=TEXT_PART, cursor=f"{PREFIX}7")
+    assert decoded == made
+    assert repr(decoded) == repr(made)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        decoded.seq = 8  # type: ignore[misc]
 
 
 # -------------------------------------------------------------------------------------- control frames

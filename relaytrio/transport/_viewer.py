@@ -34,6 +34,8 @@ DRAINING: Final = 4004
 DELETED: Final = 4005
 PROTOCOL_ERROR: Final = 4006
 
+WAITING_SHARE: Final = 0.1
+"""Of the time in which viewers of a draining replica leave: how long one is without any replica at most."""
 CLOSE_SECONDS: Final = 2.0
 """How long a viewer may take to answer a close. A server that drops the connection before may destroy, with what is
 still unread here, the code that it has just sent."""
@@ -76,9 +78,11 @@ FAILED: Final = Ending(GOING_AWAY, "the stream failed; connect again")
 def leave(random: Callable[[], float], settings: Settings) -> tuple[float, Ending]:
     """How long a viewer of a draining replica stays, and what it is told then.
 
-    Twice at random: neither do all leave at once, nor do those who left together come back together.
+    Twice at random: neither do all leave at once, nor do those who left together come back together. It stays for most
+    of that time, for meanwhile it still gets what is made, and waits for a little of it.
     """
-    return random() * settings.drain_jitter_seconds, Ending.draining(random() * settings.drain_jitter_seconds)
+    stays_seconds = random() * settings.drain_jitter_seconds
+    return stays_seconds, Ending.draining(random() * settings.drain_jitter_seconds * WAITING_SHARE)
 
 
 class Outlet(Protocol):

@@ -240,7 +240,7 @@ async def test_viewers_of_a_draining_replica_leave_spread_over_time(kind: Kind, 
         assert 2 == await door.site.viewers()
         await door.site.engine.drain()
         await trio.sleep(SETTINGS.drain_jitter_seconds)
-        assert [(0.0, 4004, "500"), (1.8, 4004, "1000")] == sorted(left)
+        assert [(0.0, 4004, "50"), (1.8, 4004, "100")] == sorted(left)
         async with door.connect() as viewer:
             status, problem = await viewer.denied()
             assert (503, TYPE_PREFIX + "replica-draining") == (status, problem["type"])

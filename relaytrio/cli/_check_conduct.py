@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import httpx
 import trio
 
-from .._errors import RelaytrioError
+from .._errors import RelaytrioError, StoreUnavailable
 from .._protocol.chat import Chat
 from .._protocol.events import Message
 from ..client import ChatClient
@@ -163,12 +164,13 @@ class Conductor:
         return chat is not None
 
     async def _until_ended(self, chat_id: str, version: int) -> Chat:
-        """The chat, when nothing is being generated any more."""
+        """The chat, when nothing is being generated any more. A database that is away is waited for, as the turn is."""
         while True:
-            chat = await self._client.get_chat(chat_id)
-            if chat.snapshot_version > version and chat.status in ("waiting", "error"):
-                return chat
-            self._show(chat)
+            with suppress(StoreUnavailable):
+                chat = await self._client.get_chat(chat_id)
+                if chat.snapshot_version > version and chat.status in ("waiting", "error"):
+                    return chat
+                self._show(chat)
             await trio.sleep(LOOK_SECONDS)
 
     def _write(self, turn: TurnPlan, version: int, outcome: str) -> None:

@@ -1,6 +1,6 @@
 """How fast parts reach many viewers of one chat: from one process to the sockets of another.
 
-Each contender is a server process that sends the same parts to `VIEWERS` sockets, a burst at a time; the next burst is
+Each contender is a server process that sends the same parts to so many sockets, a burst at a time; the next burst is
 made when the last one has left for all. Another process reads. The contenders take turns, so that what else the
 machine does meets them all; what counts is the ratio, per second of the server's own CPU, and beside it by the clock.
 The servers are in `_fanout_servers.py`.
@@ -22,9 +22,9 @@ import attrs
 
 from ._report import Report, at_least, row
 
-VIEWERS: Final = 100
+VIEWERS: Final = 100, 500
 BURSTS: Final = {1: 1500, 64: 400}
-"""Bursts in a round, by the parts in each."""
+"""Bursts in a round with a hundred viewers, by the parts in each; of more viewers fewer."""
 NAIVE_BURSTS: Final = {1: 300, 64: 6}
 TARGETS: Final = {("naive", 1): 6.0, ("naive", 64): 200.0, ("websockets", 1): 1.1, ("websockets", 64): 1.1}
 KINDS: Final = {
@@ -41,6 +41,7 @@ class Contender:
     """What was measured of one kind of server, in deliveries of a part to a viewer."""
 
     kind: str
+    viewers: int
     parts: int
     by_cpu: list[float] = attrs.field(factory=list)
     by_clock: list[float] = attrs.field(factory=list)
@@ -48,10 +49,11 @@ class Contender:
     def run(self) -> None:
         """One round."""
         bursts = (NAIVE_BURSTS if self.kind in ("naive", "app") else BURSTS)[self.parts]
-        arguments = [self.kind, str(VIEWERS), str(self.parts), str(bursts)]
+        bursts = max(2, bursts * VIEWERS[0] // self.viewers)
+        arguments = [self.kind, str(self.viewers), str(self.parts), str(bursts)]
         with _python("benchmarks._fanout_servers", *arguments) as server:
             where = _told(server)
-            with _python("benchmarks.fanout", str(where["port"]), where["path"], str(VIEWERS)) as reader:
+            with _python("benchmarks.fanout", str(where["port"]), where["path"], str(self.viewers)) as reader:
                 read, made = _told(reader), _told(server)
         self.by_cpu.append(made["deliveries"] / made["cpu_seconds"])
         self.by_clock.append(made["deliveries"] / read["seconds"])
@@ -59,16 +61,21 @@ class Contender:
 
 def main(report: Report) -> None:
     """Per second of the server's CPU, and of ours by the clock."""
+    for viewers in VIEWERS:
+        _to(report, viewers)
+
+
+def _to(report: Report, viewers: int) -> None:
     kinds = [kind for kind in KINDS if kind != "websockets" or find_spec("websockets")]
-    contenders = {(kind, parts): Contender(kind, parts) for parts in BURSTS for kind in kinds}
-    for _ in report.each_round("fanning out"):
+    contenders = {(kind, parts): Contender(kind, viewers, parts) for parts in BURSTS for kind in kinds}
+    for _ in report.each_round(f"fanning out to {viewers}"):
         for contender in contenders.values():
             contender.run()
     for parts in BURSTS:
         own = contenders["own", parts]
         peers = {KINDS[kind]: contenders[kind, parts].by_cpu for kind in kinds if kind != "own"}
         targets = [at_least(TARGETS[kind, parts], of=KINDS[kind]) for kind in kinds if (kind, parts) in TARGETS]
-        name = f"fan-out to {VIEWERS} viewers, {parts} a burst"
+        name = f"fan-out to {viewers} viewers, {parts} a burst"
         note = f"by the clock {statistics.median(own.by_clock):,.0f} deliveries/s; the reader has the other core"
         report.add(row(name, "deliveries a CPU second", own.by_cpu, peers, targets=targets, note=note))
 

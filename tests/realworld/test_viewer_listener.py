@@ -176,30 +176,30 @@ async def test_peers_are_served_there_too(tmp_path: Path) -> None:
         await go_on.wait()
         await turn.send({"type": "text", "text": "two"})
 
-    async with trio.open_nursery() as nursery:
-        listener = await listen("127.0.0.1", 0, QUICK)
-        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        async with (
-            relaytrio.open_engine(store, responder=count, address=url, secret=secret, settings=QUICK) as making,
-            relaytrio.open_engine(store, secret=secret, settings=QUICK) as showing,
-        ):
-            assert url == await nursery.start(partial(relaytrio.serve_viewers, making, listeners=[listener]))
-            chat = await showing.create_chat([relaytrio.user_message("Go.")])
-            seen: list[relaytrio.Event] = []
-            async with showing.subscribe(chat.id) as subscription:
-                async for event in subscription:
-                    seen.append(event)
-                    match event:
-                        case relaytrio.MessagePart():
-                            go_on.set()
-                        case relaytrio.Status(status="waiting"):
-                            break
-            assert ["one", "two"] == [event.part["text"] for event in seen if isinstance(event, relaytrio.MessagePart)]
-            assert 2 == showing.parts.rows_copied
-            async with httpx.AsyncClient(trust_env=False) as http:
-                headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-                key = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
-                refused = await http.get(f"{url}/relay/v1/parts", headers={**headers, **key})
-                plain = await http.get(f"{url}/relay/v1/parts")
-            assert [401, 426] == [refused.status_code, plain.status_code]
-            nursery.cancel_scope.cancel()
+    listener = await listen("127.0.0.1", 0, QUICK)
+    url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    async with (
+        relaytrio.open_engine(store, responder=count, address=url, secret=secret, settings=QUICK) as making,
+        relaytrio.open_engine(store, secret=secret, settings=QUICK) as showing,
+        trio.open_nursery() as nursery,
+    ):
+        assert url == await nursery.start(partial(relaytrio.serve_viewers, making, listeners=[listener]))
+        chat = await showing.create_chat([relaytrio.user_message("Go.")])
+        seen: list[relaytrio.Event] = []
+        async with showing.subscribe(chat.id) as subscription:
+            async for event in subscription:
+                seen.append(event)
+                match event:
+                    case relaytrio.MessagePart():
+                        go_on.set()
+                    case relaytrio.Status(status="waiting"):
+                        break
+        assert ["one", "two"] == [event.part["text"] for event in seen if isinstance(event, relaytrio.MessagePart)]
+        assert 2 == showing.parts.rows_copied
+        async with httpx.AsyncClient(trust_env=False) as http:
+            headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+            key = {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+            refused = await http.get(f"{url}/relay/v1/parts", headers={**headers, **key})
+            plain = await http.get(f"{url}/relay/v1/parts")
+        assert [401, 426] == [refused.status_code, plain.status_code]
+        nursery.cancel_scope.cancel()

@@ -134,13 +134,11 @@ class _OfABrokenDialer(TestMemory):
 
 async def test_lost_rows_that_are_not_told_are_caught() -> None:
     """A gap that nobody announces is a violation of the contract."""
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
         await _OfABrokenDialer().test_rows_that_are_gone_are_told()
-    assert caught.group_contains(AssertionError)
 
 
 async def test_a_leg_that_a_cancelled_select_breaks_is_caught() -> None:
     """The next select has to find it whole."""
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(LegLost, flatten_subgroups=True):
         await _OfABrokenDialer().test_a_select_that_is_cancelled_at_any_step()
-    assert caught.group_contains(LegLost)

@@ -227,8 +227,9 @@ async def test_after_half_a_frame_nothing_is_sent() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(theirs.receive_some, 2)
         await wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
-            nursery.start_soon(_cancel_when_blocked, scope)
+        scope = trio.CancelScope()
+        nursery.start_soon(_cancel_when_blocked, scope)
+        with scope:
             await frames.send("hello")
     assert scope.cancelled_caught
     with pytest.raises(trio.BrokenResourceError):

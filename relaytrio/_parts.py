@@ -79,16 +79,21 @@ class PartLog:
         """Whether no more rows are to be expected: sealed, or a copy that nobody fills."""
         return self.sealed or (not self.made_here and not self._fillers)
 
+    def append_row(self, row: bytes) -> None:
+        """Add the next row. Raises `trio.ClosedResourceError` once it is sealed."""
+        self._check_open()
+        self._add(row, 1)
+
     def append(self, rows: Sequence[bytes]) -> None:
         """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
-        if self.sealed:
-            raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
-        if len(rows) == 1:
-            self._add(rows[0], 1)
-            return
+        self._check_open()
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS]
             self._add(SEPARATOR.join(chunk), len(chunk))
+
+    def _check_open(self) -> None:
+        if self.sealed:
+            raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
 
     def extend(self, burst: Burst, *, past_gap: bool = False) -> bool:
         """Add what is unknown of a burst to a copy. False, and nothing is added, if rows are missing before it.

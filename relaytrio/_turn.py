@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import trio
+
 from ._protocol.chat import NewMessage
 from ._protocol.content import new_message
 from ._protocol.events import Content, Message, Part
@@ -59,8 +61,11 @@ class Turn:
         A checkpoint; cancelled, nothing was sent. During a `commit` it waits for its end. Raises `InvalidPart`,
         `AnswerTooLarge` and `TurnOver`.
         """
-        await self._record.ready()
-        self._record.append((part,))
+        # What `ready` does, without one more coroutine for each token.
+        await trio.lowlevel.checkpoint()
+        if not self._record.is_ready:
+            await self._record.settled()
+        self._record.append_one(part)
 
     async def send_many(self, parts: Sequence[Part]) -> None:
         """Send these parts in this order, all of them or, if one is refused, none. Otherwise like `send`."""

@@ -35,6 +35,8 @@ FRAMES_PER_CHECKPOINT: Final = 64
 """Of frames that came together: a turn of the loop for each of them would be most of what a small one costs."""
 HEAD_BYTES: Final = 16 * 1024
 """The most that the status and the headers of a peer's answer may have."""
+PIECE_BYTES: Final = 64
+"""What each piece of a message counts beside its content, but for one: an empty one takes memory too."""
 TEXT: Final = 0x81
 """FIN, and the opcode of text."""
 BINARY: Final = 0x82
@@ -107,6 +109,7 @@ class StreamFrames:
         """Of the payload of the frame that comes next, in what came."""
         self._pieces: list[str | bytes] = []
         """Of a message that has not come to its end."""
+        self._pieces_size = 0
         self._since_checkpoint = 0
         self._sending = trio.Lock()
         self._spoilt = False
@@ -114,11 +117,12 @@ class StreamFrames:
 
     async def receive(self) -> str | bytes:
         """See `FrameConnection`."""
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= FRAMES_PER_CHECKPOINT and self._has_frame():
-            self._since_checkpoint = 0
-            await trio.lowlevel.checkpoint()
         while True:
+            # Counted here: pongs and pieces of messages come together too, and give nothing.
+            self._since_checkpoint += 1
+            if self._since_checkpoint >= FRAMES_PER_CHECKPOINT and self._has_frame():
+                self._since_checkpoint = 0
+                await trio.lowlevel.checkpoint()
             while not self._has_frame():
                 self._since_checkpoint = 0
                 await self._fill()
@@ -209,11 +213,12 @@ class StreamFrames:
 
     def _joined(self, event: Message[Any]) -> str | bytes | None:
         self._pieces.append(event.data if isinstance(event.data, str) else bytes(event.data))
-        if sum(map(len, self._pieces)) > self._limit_bytes:
+        self._pieces_size += len(event.data) + PIECE_BYTES
+        if self._pieces_size - PIECE_BYTES > self._limit_bytes:
             raise trio.BrokenResourceError(f"the peer sent a message of more than {self._limit_bytes} bytes")
         if not event.message_finished:
             return None
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces, self._pieces_size = self._pieces, [], 0
         return type(pieces[0])().join(pieces)  # type: ignore[arg-type]  # all are of one kind
 
     # ------------------------------------------------------------------------------------------ what goes

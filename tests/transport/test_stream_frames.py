@@ -185,6 +185,15 @@ async def test_a_message_that_never_ends_is_given_up() -> None:
         await peer.frames.receive()
 
 
+@pytest.mark.parametrize("piece", ["", "x"])
+async def test_a_message_of_pieces_without_end_is_given_up(piece: str) -> None:
+    """BOUNDED: a piece takes memory, though hardly anything is in it."""
+    peer = Peer(CLIENT)
+    await peer.say(*[message(piece, finished=False)] * 100)
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="more than 1000 bytes"):
+        await peer.frames.receive()
+
+
 async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None:
     """What had come by then is still there."""
     peer = Peer(CLIENT)
@@ -200,10 +209,11 @@ async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None
     assert "hello" == await peer.frames.receive()
 
 
-async def test_frames_at_hand_let_others_run(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("kind", [message("x"), Pong(), message("", finished=False)])
+async def test_frames_at_hand_let_others_run(kind: Event, autojump_clock: MockClock) -> None:
     """However many have come, others get their turns; and those are few, for small frames come fast."""
     peer = Peer(CLIENT, Settings())
-    await peer.stream.send_all(peer.encoded(*[message("x")] * 1000))
+    await peer.say(*[kind] * 999, message("x"))
     turns = 0
 
     async def count() -> None:
@@ -214,7 +224,7 @@ async def test_frames_at_hand_let_others_run(autojump_clock: MockClock) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        for _ in range(1000):
+        for _ in range(1000 if kind == message("x") else 1):
             await peer.frames.receive()
         nursery.cancel_scope.cancel()
     assert 1000 // FRAMES_PER_CHECKPOINT <= turns <= 1000 // FRAMES_PER_CHECKPOINT + 4

@@ -9,6 +9,7 @@ Must not know: what the frames say. Who calls: the dialer, and the listener that
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ PIECE_BYTES: Final = 64
 TEXT: Final = 0x81
 """FIN, and the opcode of text."""
 BINARY: Final = 0x82
+_INTERIM: Final = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
+"""An answer before the answer: a proxy may say 100 or 103 unasked (RFC 9110, section 15.2)."""
 _MASKED: Final = 0x80
 _ORDERLY: Final = (1000, 1001)
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -61,15 +64,17 @@ async def open_as_client(
     try:
         await stream.send_all(handshake.send(Request(host=host, target=resource, extra_headers=headers)))
         head, came = await _head(stream)
+        while _INTERIM.match(head):
+            head, came = await _head(stream, came)
     except _LOST:
         raise HandshakeFailed(CLOSED_TOO_SOON) from None
     _check_answer(handshake, head)
     return StreamFrames(stream, ConnectionType.CLIENT, settings, came)
 
 
-async def _head(stream: trio.abc.Stream) -> tuple[bytes, bytes]:
-    """The answer's status and headers, and what came behind them."""
-    came = bytearray()
+async def _head(stream: trio.abc.Stream, already: bytes = b"") -> tuple[bytes, bytes]:
+    """The next answer's status and headers, and what came behind them; `already` is what came before."""
+    came = bytearray(already)
     while (end := came.find(b"\r\n\r\n")) < 0:
         if len(came) > HEAD_BYTES:
             raise HandshakeFailed(f"the head of its answer to the handshake is longer than {HEAD_BYTES} bytes")

@@ -10,11 +10,20 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rich.console import Console
+OWN = ("relaytrio", "benchmarks", "tests")
 
-from . import fanout, growth, idle, joining, latency, many, races, relay, sending, stores, takeover
-from ._plot import save_plots
-from ._report import Report, print_rows, save_rows
+try:
+    from rich.console import Console
+
+    from . import fanout, growth, idle, joining, latency, many, races, relay, sending, stores, takeover
+    from ._plot import save_plots
+    from ._report import Report, print_rows, save_rows
+except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing in OWN:
+        raise
+    print(f"the benchmarks need {missing}: pip install -e '.[bench]'", file=sys.stderr)
+    sys.exit(2)
 
 
 def _with_its_own_table(measure: Callable[[], None], _: Report) -> None:

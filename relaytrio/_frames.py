@@ -22,6 +22,8 @@ Item: TypeAlias = tuple[str, Taken]
 Take: TypeAlias = Callable[[], Awaitable[Item]]
 Had: TypeAlias = Callable[[str], None]
 """Told the cursor of what the viewer has been given."""
+GiveBack: TypeAlias = Callable[[tuple[Event, ...]], None]
+"""These were taken, and come next: whoever goes on reading, and in whatever way, has them."""
 
 
 @attrs.frozen
@@ -53,26 +55,25 @@ class Bursts:
 class Frames:
     """A subscription's stream as frames; an async iterator."""
 
-    def __init__(self, take: Take, had: Had, limit_bytes: int) -> None:
+    def __init__(self, take: Take, give_back: GiveBack, had: Had, limit_bytes: int) -> None:
         self._take = take
+        self._give_back = give_back
         self._had = had
         self._limit_bytes = limit_bytes
-        self._frames: Iterator[Frame] = iter(())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Frame:
-        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint when it waits."""
-        while True:
-            for frame in self._frames:
-                self._had(frame.cursor)
-                return frame
-            cursor, taken = await self._take()
-            if isinstance(taken, Burst):
-                self._frames = iter([Frame(b"[%b]" % taken.rows, cursor)])
-            else:
-                self._frames = framed(taken, self._limit_bytes)
+        """The next frame: at most `burst_bytes` of rows, or a single larger one. A checkpoint."""
+        cursor, taken = await self._take()
+        if isinstance(taken, Burst):
+            frame = Frame(b"[%b]" % taken.rows, cursor)
+        else:
+            frame, left = _first_frame(taken, self._limit_bytes)
+            self._give_back(left)
+        self._had(frame.cursor)
+        return frame
 
 
 def decoded(taken: Taken) -> Sequence[Event]:
@@ -82,13 +83,20 @@ def decoded(taken: Taken) -> Sequence[Event]:
 
 def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:
     """The events as frames of at most `limit_bytes` each, but for a single event that is larger."""
+    while events:
+        frame, events = _first_frame(events, limit_bytes)
+        yield frame
+
+
+def _first_frame(events: tuple[Event, ...], limit_bytes: int) -> tuple[Frame, tuple[Event, ...]]:
+    """As many events as fit, at least one, and those that are left."""
     rows: list[bytes] = []
-    size, cursor = 0, ""
+    size = 0
     for event in events:
         row = wire.encode_event(event)
         if rows and size + len(row) > limit_bytes:
-            yield Frame(wire.encode_frame(rows), cursor)
-            rows, size = [], 0
+            break
         rows.append(row)
-        size, cursor = size + len(row) + 2, event.cursor
-    yield Frame(wire.encode_frame(rows), cursor)
+        size += len(row) + 2
+    count = len(rows)
+    return Frame(wire.encode_frame(rows), events[count - 1].cursor), events[count:]

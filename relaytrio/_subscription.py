@@ -70,8 +70,10 @@ class Subscription:
     """One viewer's stream of one chat: use it as an async context manager, and iterate over it.
 
     `async for event in subscription` gives decoded events, `subscription.bursts()` the same by the burst, and
-    `subscription.frames()` as ready bytes. Use one of them, from one task. The stream ends with `ChatDeleted` when the
-    chat is deleted, and with `ReplicaDraining` when the engine is left; otherwise it has no end: leave the context.
+    `subscription.frames()` as ready bytes; each goes on where the last one was left. Read from one task.
+
+    The stream ends with `ChatDeleted` when the chat is deleted, and with `ReplicaDraining` when the engine is left;
+    otherwise it has no end: leave the context.
 
     Entering reads the store once, and raises `ChatNotFound` or `StoreUnavailable`. An exception of the body leaves as
     it is; if a task of the engine fails, the body is cancelled and `SubscriptionFailed` is raised, with its cause.
@@ -86,7 +88,8 @@ class Subscription:
         self._progress = Progress.start(cursor)
         self._watch = _Watch(replica, chat_id, self._progress)
         self._merge = _Merge(replica, chat_id, self._progress, self._watch)
-        self._decoded: Iterator[Event] = iter(())
+        self._left: Iterator[Event] = iter(())
+        """What was taken, and has not been given yet."""
         self._since_checkpoint = 0
         self._taking = False
         self._resources = Held()
@@ -120,7 +123,7 @@ class Subscription:
     async def __anext__(self) -> Event:
         """The next event. A checkpoint when it waits, and every 64 events."""
         while True:
-            for event in self._decoded:
+            for event in self._left:
                 self._since_checkpoint += 1
                 if self._since_checkpoint >= EVENTS_PER_CHECKPOINT:
                     self._since_checkpoint = 0
@@ -129,7 +132,7 @@ class Subscription:
                 self.cursor = event.cursor
                 return event
             _, taken = await self._take()
-            self._decoded = iter(decoded(taken))
+            self._left = iter(decoded(taken))
 
     def bursts(self) -> Bursts:
         """The stream as lists of events: whatever is there when it is asked for comes at once."""
@@ -137,7 +140,7 @@ class Subscription:
 
     def frames(self) -> Frames:
         """The stream as ready frames."""
-        return Frames(self._take, self._had, self._replica.settings.burst_bytes)
+        return Frames(self._take, self._give_back, self._had, self._replica.settings.burst_bytes)
 
     def pulled(self, news: Callable[[], None], watching: WatchingLog | None = None) -> Pulled:
         """The stream for whoever does not wait for it. `news`, synchronous, is called when to look for more.
@@ -155,11 +158,23 @@ class Subscription:
             raise trio.BusyResourceError("another task is reading this subscription")
         self._taking = True
         try:
-            item = await self._merge.take()
+            item = await self._take_left() or await self._merge.take()
         finally:
             self._taking = False
         self._since_checkpoint = 0
         return item
+
+    async def _take_left(self) -> Item | None:
+        """What whoever read before has left. A checkpoint if there is anything."""
+        left = tuple(self._left)
+        if not left:
+            return None
+        # Shielded: it is already taken.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return left[-1].cursor, left
+
+    def _give_back(self, events: tuple[Event, ...]) -> None:
+        self._left = iter(events)
 
     def _had(self, cursor: str) -> None:
         self.cursor = cursor

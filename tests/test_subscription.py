@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._errors import ChatDeleted, ChatNotFound, ConfigurationError, StoreUnavailable, SubscriptionFailed
-from relaytrio._frames import framed
+from relaytrio._frames import Frame, framed
 from relaytrio._protocol import wire
 from relaytrio._protocol.burst import SEPARATOR
 from relaytrio._protocol.chat import BeginAttempt, EditMessage, FinishInterruption, Interrupt, RecordRetry
@@ -20,6 +22,7 @@ from relaytrio._protocol.events import (
     CaughtUp,
     Cursor,
     Degraded,
+    Event,
     HistoryReset,
     MessageEvent,
     MessagePart,
@@ -126,6 +129,42 @@ async def test_bursts_are_the_same_events_as_they_came(autojump_clock: MockClock
                 scope.cancel()
                 await anext(other.bursts())
             assert [4, 5] == seqs(await anext(other.bursts()))
+
+
+def given_by(some: Event | Sequence[Event] | Frame) -> Sequence[Event]:
+    """The events of what a reader gave."""
+    if isinstance(some, Frame):
+        return wire.decode_frame(some.data)
+    return some if isinstance(some, Sequence) else [some]
+
+
+@pytest.mark.parametrize("first", ["events", "bursts", "frames"])
+@pytest.mark.parametrize("then", ["events", "bursts", "frames"])
+async def test_whoever_reads_on_gets_what_the_one_before_has_left(
+    first: str, then: str, autojump_clock: MockClock
+) -> None:
+    """ORDER: a loop that was left in the middle of what came together takes nothing away from the next one, of whatever
+    kind; the cursor is that of the last event that was given."""
+    async with open_scene(burst_bytes=1) as scene:
+        await scene.acquire(HERE)
+        async with scene.subscribe() as subscription:
+            events = await at_hand(subscription)
+
+        got: list[Event] = []
+        async with scene.subscribe() as subscription:
+            readers: dict[str, Callable[[], AsyncIterator[Any]]] = {
+                "events": lambda: aiter(subscription),
+                "bursts": subscription.bursts,
+                "frames": subscription.frames,
+            }
+            got += given_by(await anext(readers[first]()))
+            assert subscription.cursor == got[-1].cursor
+            with trio.move_on_after(1):
+                async for some in readers[then]():
+                    got += given_by(some)
+                    assert subscription.cursor == got[-1].cursor
+        assert len(events) > 2
+        assert [wire.encode_event(event) for event in events] == [wire.encode_event(event) for event in got]
 
 
 @given(sizes=st.lists(st.integers(0, 40), min_size=1), limit=st.integers(0, 200))

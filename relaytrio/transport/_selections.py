@@ -22,7 +22,10 @@ from .._protocol.wire import Bundle, Ended, EndReason, LegBurst, Select
 from ._tasks import ConnectionLost
 
 LEGS = 1024
-"""On one connection. A replica follows fewer chats of one worker than this, or takes more connections."""
+"""On one connection, at least: selects of chats that are elsewhere take one too until the store has been read."""
+LEGS_PER_RUN = 4
+"""For each chat that a worker may run at once: a peer with one connection may follow all of them there, and of some the
+episodes before, whose ends are on their way."""
 SELECTS = 16
 """Of one leg, not yet served. They are made one after the other, as episodes come."""
 
@@ -96,10 +99,14 @@ class Selection:
 
 
 class Selections:
-    """All selections of one connection. `wake` is called when there may be something to send."""
+    """All selections of one connection. `wake` is called when there may be something to send.
 
-    def __init__(self, parts: PartLogs, *, burst_bytes: int, wake: Callable[[], None]) -> None:
+    `runs` is how many chats may run here at once.
+    """
+
+    def __init__(self, parts: PartLogs, *, burst_bytes: int, runs: int, wake: Callable[[], None]) -> None:
         self._parts = parts
+        self._limit = max(LEGS, LEGS_PER_RUN * runs)
         self._burst_bytes = burst_bytes
         self._wake = wake
         self._legs: dict[int, deque[Selection]] = {}
@@ -196,8 +203,8 @@ class Selections:
         return frame
 
     def _queue(self, leg: int) -> deque[Selection]:
-        if leg not in self._legs and len(self._legs) >= LEGS:
-            raise ConnectionLost(f"it has more than {LEGS} legs on one connection")
+        if leg not in self._legs and len(self._legs) >= self._limit:
+            raise ConnectionLost(f"it has more than {self._limit} legs on one connection")
         return self._legs.setdefault(leg, deque())
 
     def _new(self, select: Select) -> Selection:

@@ -9,6 +9,7 @@ Must not know: what the frames say. Who calls: the dialer, and the listener that
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, Final
 
@@ -35,9 +36,13 @@ FRAMES_PER_CHECKPOINT: Final = 64
 """Of frames that came together: a turn of the loop for each of them would be most of what a small one costs."""
 HEAD_BYTES: Final = 16 * 1024
 """The most that the status and the headers of a peer's answer may have."""
+PIECE_BYTES: Final = 64
+"""What each piece of a message counts beside its content, but for one: an empty one takes memory too."""
 TEXT: Final = 0x81
 """FIN, and the opcode of text."""
 BINARY: Final = 0x82
+_INTERIM: Final = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
+"""An answer before the answer: a proxy may say 100 or 103 unasked (RFC 9110, section 15.2)."""
 _MASKED: Final = 0x80
 _ORDERLY: Final = (1000, 1001)
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -59,15 +64,17 @@ async def open_as_client(
     try:
         await stream.send_all(handshake.send(Request(host=host, target=resource, extra_headers=headers)))
         head, came = await _head(stream)
+        while _INTERIM.match(head):
+            head, came = await _head(stream, came)
     except _LOST:
         raise HandshakeFailed(CLOSED_TOO_SOON) from None
     _check_answer(handshake, head)
     return StreamFrames(stream, ConnectionType.CLIENT, settings, came)
 
 
-async def _head(stream: trio.abc.Stream) -> tuple[bytes, bytes]:
-    """The answer's status and headers, and what came behind them."""
-    came = bytearray()
+async def _head(stream: trio.abc.Stream, already: bytes = b"") -> tuple[bytes, bytes]:
+    """The next answer's status and headers, and what came behind them; `already` is what came before."""
+    came = bytearray(already)
     while (end := came.find(b"\r\n\r\n")) < 0:
         if len(came) > HEAD_BYTES:
             raise HandshakeFailed(f"the head of its answer to the handshake is longer than {HEAD_BYTES} bytes")
@@ -107,6 +114,7 @@ class StreamFrames:
         """Of the payload of the frame that comes next, in what came."""
         self._pieces: list[str | bytes] = []
         """Of a message that has not come to its end."""
+        self._pieces_size = 0
         self._since_checkpoint = 0
         self._sending = trio.Lock()
         self._spoilt = False
@@ -114,11 +122,12 @@ class StreamFrames:
 
     async def receive(self) -> str | bytes:
         """See `FrameConnection`."""
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= FRAMES_PER_CHECKPOINT and self._has_frame():
-            self._since_checkpoint = 0
-            await trio.lowlevel.checkpoint()
         while True:
+            # Counted here: pongs and pieces of messages come together too, and give nothing.
+            self._since_checkpoint += 1
+            if self._since_checkpoint >= FRAMES_PER_CHECKPOINT and self._has_frame():
+                self._since_checkpoint = 0
+                await trio.lowlevel.checkpoint()
             while not self._has_frame():
                 self._since_checkpoint = 0
                 await self._fill()
@@ -209,11 +218,12 @@ class StreamFrames:
 
     def _joined(self, event: Message[Any]) -> str | bytes | None:
         self._pieces.append(event.data if isinstance(event.data, str) else bytes(event.data))
-        if sum(map(len, self._pieces)) > self._limit_bytes:
+        self._pieces_size += len(event.data) + PIECE_BYTES
+        if self._pieces_size - PIECE_BYTES > self._limit_bytes:
             raise trio.BrokenResourceError(f"the peer sent a message of more than {self._limit_bytes} bytes")
         if not event.message_finished:
             return None
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces, self._pieces_size = self._pieces, [], 0
         return type(pieces[0])().join(pieces)  # type: ignore[arg-type]  # all are of one kind
 
     # ------------------------------------------------------------------------------------------ what goes

@@ -104,7 +104,7 @@ class _Endpoint:
         self._news = 0
         """How often there was something to send."""
         self._lookups = trio.Semaphore(LOOKUPS)
-        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, wake=self._notice)
+        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, runs=settings.max_runs, wake=self._notice)
 
     async def read(self) -> NoReturn:
         """Take selects and releases. Waits for nothing else: neither for the store nor for the writer."""

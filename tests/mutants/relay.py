@@ -256,6 +256,13 @@ MUTANTS = (
         _FRAMES,
     ),
     Mutant(
+        "empty pieces of a message count nothing",
+        "relaytrio/transport/_stream_frames.py",
+        "        self._pieces_size += len(event.data) + PIECE_BYTES\n",
+        "        self._pieces_size += len(event.data)\n",
+        _FRAMES,
+    ),
+    Mutant(
         "more is let come for as long as it comes",
         "relaytrio/transport/parts_endpoint.py",
         "        while self._news < enough and quiet < QUIET_TURNS:",

@@ -434,7 +434,7 @@ async def test_a_refused_handshake(status: int, body: bytes) -> None:
     assert error.__cause__ is None
 
 
-@pytest.mark.parametrize("status", [200, 302, 400, 404, 426, 429, 500, 503, 103])
+@pytest.mark.parametrize("status", [200, 302, 400, 404, 426, 429, 500, 503])
 async def test_another_status_is_a_plain_error(status: int) -> None:
     """It says which, and is no refusal of the grant."""
     error = await fails_against(answering(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()))

@@ -972,9 +972,23 @@ async def test_refusals_that_nobody_takes_end_the_connection(endpoint: Endpoint)
         await endpoint.ends("selected more than 16 times")
 
 
-async def test_more_legs_than_a_connection_has_end_it(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_may_follow_all_that_runs_here(make: Callable[..., Endpoint]) -> None:
+    """Over its one connection, however many chats a worker is allowed to run; one too many would cut all of them."""
+    endpoint = make(max_runs=1500)
+    endpoint.log(1)
+    async with endpoint.running() as peer:
+        for leg in range(1500):
+            peer.select(leg=leg)
+        await wait_all_tasks_blocked()
+        assert (peer.reason, peer.closed) == (None, 0)
+
+
+async def test_more_legs_than_a_connection_has_end_it(
+    make: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Saturation: the number of legs is bounded."""
     monkeypatch.setattr(_selections, "LEGS", 5)
+    endpoint = make(max_runs=1)
     endpoint.log()
     async with endpoint.running() as peer:
         for leg in range(5):
@@ -987,7 +1001,7 @@ async def test_more_legs_than_a_connection_has_end_it(endpoint: Endpoint, monkey
 async def test_legs_that_come_and_go_behind_a_stalled_send_take_no_room(endpoint: Endpoint) -> None:
     """Saturation: a peer that reads nothing cannot fill the list of those whose turn it is."""
     endpoint.log(1)
-    selections = Selections(endpoint.parts, burst_bytes=1000, wake=lambda: None)
+    selections = Selections(endpoint.parts, burst_bytes=1000, runs=1, wake=lambda: None)
     for leg in range(1000):
         selections.add(Select(leg, "chat", EPISODE, 0, ""))
         selections.release(leg)

@@ -12,11 +12,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from wsproto import WSConnection
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 
 from relaytrio._settings import Settings
-from relaytrio.transport._stream_frames import FRAMES_PER_CHECKPOINT, StreamFrames
+from relaytrio.transport._stream_frames import FRAMES_PER_CHECKPOINT, StreamFrames, open_as_client
 
 CLIENT, SERVER = ConnectionType.CLIENT, ConnectionType.SERVER
 LIMIT = 1000
@@ -185,6 +186,34 @@ async def test_a_message_that_never_ends_is_given_up() -> None:
         await peer.frames.receive()
 
 
+@pytest.mark.parametrize("piece", ["", "x"])
+async def test_a_message_of_pieces_without_end_is_given_up(piece: str) -> None:
+    """BOUNDED: a piece takes memory, though hardly anything is in it."""
+    peer = Peer(CLIENT)
+    await peer.say(*[message(piece, finished=False)] * 100)
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="more than 1000 bytes"):
+        await peer.frames.receive()
+
+
+@pytest.mark.parametrize(
+    "interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 3]
+)
+async def test_what_is_said_before_the_answer_is_passed_over(interim: bytes) -> None:
+    """A proxy may send interim answers; what comes behind the answer itself is a frame, in the same read or not."""
+    ours, theirs = memory_stream_pair()
+    protocol = WSConnection(SERVER)
+    opened: list[StreamFrames] = []
+
+    async def open_it() -> None:
+        opened.append(await open_as_client(ours, host="peer", resource="/", headers=[], settings=SETTINGS))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_it)
+        protocol.receive_data(bytes(await theirs.receive_some()))
+        await theirs.send_all(interim + protocol.send(AcceptConnection()) + protocol.send(TextMessage(data="first")))
+    assert "first" == await opened[0].receive()
+
+
 async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None:
     """What had come by then is still there."""
     peer = Peer(CLIENT)
@@ -200,10 +229,11 @@ async def test_a_cancelled_wait_loses_nothing(autojump_clock: MockClock) -> None
     assert "hello" == await peer.frames.receive()
 
 
-async def test_frames_at_hand_let_others_run(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("kind", [message("x"), Pong(), message("", finished=False)])
+async def test_frames_at_hand_let_others_run(kind: Event, autojump_clock: MockClock) -> None:
     """However many have come, others get their turns; and those are few, for small frames come fast."""
     peer = Peer(CLIENT, Settings())
-    await peer.stream.send_all(peer.encoded(*[message("x")] * 1000))
+    await peer.say(*[kind] * 999, message("x"))
     turns = 0
 
     async def count() -> None:
@@ -214,7 +244,7 @@ async def test_frames_at_hand_let_others_run(autojump_clock: MockClock) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        for _ in range(1000):
+        for _ in range(1000 if kind == message("x") else 1):
             await peer.frames.receive()
         nursery.cancel_scope.cancel()
     assert 1000 // FRAMES_PER_CHECKPOINT <= turns <= 1000 // FRAMES_PER_CHECKPOINT + 4

@@ -15,6 +15,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import psycopg
 import trio
 
+from .._errors import StoreUnavailable
 from .._protocol.retry import Backoff
 from .._wakeup import Wakeup
 from ._postgres_errors import TryAgain, translated
@@ -95,7 +96,7 @@ class Presence:
         while True:
             try:
                 return await self._call(self._locks.renew)
-            except TryAgain:
+            except (TryAgain, StoreUnavailable):  # the latter had its time: a row that somebody else has locked
                 await trio.sleep(backoff.next_delay_seconds(self._random()))
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

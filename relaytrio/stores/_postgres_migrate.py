@@ -38,6 +38,8 @@ def migrate(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tu
     if not steps_to_take(place.url, _state(connection, place), steps):
         return
     with connection.transaction():
+        # Whatever the database's own default is: what the others did is to be seen when the lock was waited for.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         connection.execute(_setting("lock_timeout", WAIT_SECONDS))
         connection.execute(_setting("statement_timeout", 2 * WAIT_SECONDS))
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, place.schema])

@@ -115,8 +115,11 @@ async def test_after_an_incompatible_step_older_software_refuses(
     assert (needs, needs) == version(postgres_url)
 
 
-async def test_many_that_start_at_once(postgres_url: str) -> None:
-    """One makes the tables, the others find them."""
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+async def test_many_that_start_at_once(postgres_url: str, isolation: str) -> None:
+    """One makes the tables, the others find them, whatever transactions are like in this database."""
+    name = postgres_url.rpartition("/")[2]
+    run(postgres_url, f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
 
     async def start(number: int) -> None:
         async with open_postgres_store(postgres_url) as store:

@@ -143,6 +143,18 @@ async def test_a_schema_of_another_program_is_left_alone(postgres_url: str) -> N
     assert [("notes",)] == tables
 
 
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_url: str) -> None:
+    """Otherwise it would be found out with the first word that it cannot hold."""
+    name = f"{postgres_url.rpartition('/')[2]}_latin"
+    run(postgres_url, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with pytest.raises(StoreUnusable, match="encoded as LATIN1"):
+            async with open_postgres_store(postgres_url.rpartition("/")[0] + f"/{name}"):
+                raise AssertionError("it was opened")
+    finally:
+        run(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_a_schema_may_be_there_already(postgres_url: str) -> None:
     """Made by who may make schemas, for a user who may not."""
     run(

@@ -462,8 +462,9 @@ async def test_clusters_in_one_database_do_not_hear_each_other(postgres_url: str
 async def test_foreign_payloads_are_passed_over(postgres_url: str) -> None:
     """What another program, or a later version, says on the channel harms nobody; what we know of it is taken."""
     longer = '["a", 7, "running", null, "of a later version"]'
+    deep = f'["a", 1, "running", null, {3900 * "["}{3900 * "]"}]'
     async with open_postgres_pubsub(postgres_url) as pubsub, pubsub.listen() as hints:
-        for payload in ("", "x", "[]", '["a", 1, "new status", null]', '{"a": 1}', longer):
+        for payload in (deep, "", "x", "[]", '["a", 1, "new status", null]', '{"a": 1}', longer):
             await ask(postgres_url, "SELECT pg_notify(%s, %s)", channel_of("relaytrio"), payload)
         assert Hint("a", 7, "running", None) == await anext(hints)
 

@@ -24,6 +24,15 @@ from ._hints import Hints
 from ._nursery import BodyNursery
 from ._parts import PartLogs
 from ._presence import Presence
+from ._protocol.asked import (
+    checked_after_id,
+    checked_chat_id,
+    checked_idempotency_key,
+    checked_limit,
+    checked_message_id,
+    checked_principal,
+    nearest_after_id,
+)
 from ._protocol.chat import (
     Answer,
     Chat,
@@ -156,30 +165,32 @@ class Engine:
         """A new chat with these messages; a worker answers if they end with one of the user.
 
         A repeated `idempotency_key` of the same `principal` gives the first chat. Raises `InvalidContent`,
-        `ContentTooLarge`, `IdempotencyConflict`.
+        `ContentTooLarge`, `IdempotencyConflict`, and `ConfigurationError` for a key that HTTP would refuse.
         """
         limit = self.settings.message_bytes
         command = Create(messages=tuple(new_message(message, limit_bytes=limit) for message in messages))
         chat_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        key = self._key(principal, idempotency_key, command)
+        key = self._key(checked_principal(principal), idempotency_key, command)
         return self._announced(await self.store.create_chat(chat_id, command, key)).chat
 
     async def get_chat(self, chat_id: str) -> Chat:
         """The chat's row. Raises `ChatNotFound`."""
-        return await self.store.read_chat(chat_id)
+        return await self.store.read_chat(checked_chat_id(chat_id))
 
     async def list_chats(self, *, before: str | None = None, limit: int = 50) -> Sequence[Chat]:
         """A page of chats, newest first; `before` is the last id of the page before. Raises `ChatNotFound` for it."""
-        return await self.store.list_chats(before=before, limit=limit)
+        last = None if before is None else checked_chat_id(before)
+        return await self.store.list_chats(before=last, limit=checked_limit(limit))
 
     async def delete_chat(self, chat_id: str) -> None:
         """Remove the chat; its viewers' streams end. Raises `ChatNotFound`."""
-        await self.store.delete_chat(chat_id)
+        await self.store.delete_chat(checked_chat_id(chat_id))
         self._hints.announce_deleted(chat_id)
 
     async def list_messages(self, chat_id: str, *, after_id: int = 0, limit: int = 200) -> Sequence[Message]:
         """Live messages in order. Raises `ChatNotFound`."""
-        return await self.store.list_messages(chat_id, after_id=after_id, limit=limit)
+        chat_id, after_id = checked_chat_id(chat_id), nearest_after_id(after_id)
+        return await self.store.list_messages(chat_id, after_id=after_id, limit=checked_limit(limit))
 
     # --------------------------------------------------------------------------------------- commands
 
@@ -210,7 +221,7 @@ class Engine:
         Raises `InvalidContent`, `ContentTooLarge`, `ChatNotFound`, `MessageNotFound`, `NotEditable`,
         `IdempotencyConflict`.
         """
-        command = EditMessage(message_id=message_id, content=self._content(content))
+        command = EditMessage(message_id=checked_message_id(message_id), content=self._content(content))
         return await self._apply(chat_id, command, idempotency_key)
 
     async def interrupt(self, chat_id: str, *, of: Episode | None = None) -> Answer:
@@ -223,7 +234,7 @@ class Engine:
 
     async def list_queue(self, chat_id: str) -> tuple[QueueEntry, ...]:
         """The messages that wait, in order. Raises `ChatNotFound`."""
-        return await self.store.read_queue(chat_id)
+        return await self.store.read_queue(checked_chat_id(chat_id))
 
     async def delete_queued(self, chat_id: str, queued_id: int) -> Answer:
         """Take a message out of the queue. Raises `ChatNotFound`, `QueuedMessageNotFound`."""
@@ -247,15 +258,17 @@ class Engine:
 
         It goes on after `cursor` (of any replica), else after the message `after_message_id`, else it begins with the
         first message. `headers` are the viewer's; the dialer forwards those that it was told to. Raises
-        `InvalidCursor`, and `ReplicaDraining` while the replica is being stopped.
+        `InvalidCursor`, `ChatNotFound` for what cannot be an id (for other chats that are not there, entering it does),
+        and `ReplicaDraining` while the replica is being stopped.
         """
         if self.draining:
             raise ReplicaDraining(self._random.random() * self.settings.drain_jitter_seconds)
         if isinstance(cursor, str):
             cursor = Cursor.parse(cursor)
         if cursor is None:
-            cursor = Cursor(MessageRef(after_message_id, None)) if after_message_id else Cursor()
-        return Subscription(self._shared, chat_id, cursor, headers or {})
+            after = checked_after_id(after_message_id or 0)
+            cursor = Cursor(MessageRef(after, None)) if after else Cursor()
+        return Subscription(self._shared, checked_chat_id(chat_id), cursor, headers or {})
 
     @cached_property
     def _shared(self) -> ReplicaParts:
@@ -310,7 +323,7 @@ class Engine:
         return normal_content(content, limit_bytes=self.settings.message_bytes)
 
     async def _apply(self, chat_id: str, command: Command, idempotency_key: str | None = None) -> Answer:
-        key = self._key(chat_id, idempotency_key, command)
+        key = self._key(checked_chat_id(chat_id), idempotency_key, command)
         outcome = await self.store.apply(chat_id, command, key)
         await seam("request committed, not told", chat_id=chat_id, command=type(command).__name__)
         return self._announced(outcome).answer
@@ -324,6 +337,7 @@ class Engine:
         if key is None:
             return None
         content = msgspec.json.encode([type(command).__name__, command])
+        key = checked_idempotency_key(key)
         return IdempotencyKey(scope=scope, key=key, request_hash=hashlib.sha256(content).hexdigest())
 
 

@@ -199,6 +199,75 @@ async def test_idempotency_keys(autojump_clock: MockClock) -> None:
         assert first == await engine.send_message(chat.id, "c", idempotency_key="k")
 
 
+NO_IDS = ["", "a\0b", "\ud800", "a b", "\N{SNOWMAN}", 201 * "a"]
+
+
+@pytest.mark.parametrize("chat_id", NO_IDS)
+async def test_what_cannot_be_an_id_is_no_chat(autojump_clock: MockClock, chat_id: str) -> None:
+    """Some databases cannot even look for it: the engine answers, in each of its requests."""
+    async with open_test_engine(echo) as engine:
+        for request in (
+            engine.get_chat(chat_id),
+            engine.delete_chat(chat_id),
+            engine.list_chats(before=chat_id),
+            engine.list_messages(chat_id),
+            engine.list_queue(chat_id),
+            engine.send_message(chat_id, "a"),
+            engine.edit_message(chat_id, 1, "a"),
+            engine.interrupt(chat_id),
+            engine.delete_queued(chat_id, 1),
+            engine.promote_queued(chat_id, 1),
+        ):
+            with pytest.raises(relaytrio.ChatNotFound, match="no chat has such an id"):
+                await request
+        with pytest.raises(relaytrio.ChatNotFound, match="no chat has such an id"):
+            engine.subscribe(chat_id)
+
+
+@pytest.mark.parametrize("key", NO_IDS)
+async def test_a_key_that_http_would_refuse_is_refused(autojump_clock: MockClock, key: str) -> None:
+    """Before anything is done."""
+    async with open_test_engine(echo) as engine:
+        chat = await engine.create_chat()
+        for request in (
+            engine.create_chat(idempotency_key=key),
+            engine.send_message(chat.id, "a", idempotency_key=key),
+            engine.edit_message(chat.id, 1, "a", idempotency_key=key),
+        ):
+            with pytest.raises(relaytrio.ConfigurationError, match="idempotency_key has 1 to 200 visible ASCII"):
+                await request
+        assert [chat] == list(await engine.list_chats())
+
+
+@pytest.mark.parametrize("principal", ["a\0b", "\ud800", 2001 * "a"])
+async def test_a_principal_is_one_that_any_database_can_keep(autojump_clock: MockClock, principal: str) -> None:
+    """It is kept with its keys."""
+    async with open_test_engine(echo) as engine:
+        with pytest.raises(relaytrio.ConfigurationError, match="principal"):
+            await engine.create_chat(idempotency_key="k", principal=principal)
+        assert await engine.create_chat(idempotency_key="k", principal="\N{SNOWMAN}" * 600)
+
+
+async def test_numbers_that_no_database_holds(autojump_clock: MockClock) -> None:
+    """They name nothing, and no driver is asked to carry them."""
+    huge = 2**70
+    async with open_test_engine(echo) as engine:
+        chat = await engine.create_chat([relaytrio.user_message("a")])
+        assert [chat.id] == [one.id for one in await engine.list_chats(limit=huge)]
+        assert await engine.list_messages(chat.id, after_id=-huge, limit=huge)
+        assert not await engine.list_messages(chat.id, after_id=huge)
+        for limit in (0, -1):
+            with pytest.raises(relaytrio.ConfigurationError, match="limit"):
+                await engine.list_chats(limit=limit)
+            with pytest.raises(relaytrio.ConfigurationError, match="limit"):
+                await engine.list_messages(chat.id, limit=limit)
+        for number in (huge, -1):
+            with pytest.raises(relaytrio.MessageNotFound):
+                await engine.edit_message(chat.id, number, "b")
+            with pytest.raises(relaytrio.InvalidCursor):
+                engine.subscribe(chat.id, after_message_id=number)
+
+
 @pytest.mark.parametrize("secret", ["short", b"", ""])
 async def test_a_weak_secret_is_refused(autojump_clock: MockClock, secret: str | bytes) -> None:
     """Replicas trust each other by it."""

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import trio
 
@@ -64,9 +64,8 @@ async def _drop(place: PostgresPlace) -> None:
 
 
 def _with_schema(url: str, schema: str) -> str:
-    parts = urlsplit(url)
-    options = [option for option in parse_qsl(parts.query, keep_blank_values=True) if option[0] != "schema"]
-    return parts._replace(query=urlencode([*options, ("schema", schema)])).geturl()
+    """The last one that a URL names counts; all else in it stays as it was written."""
+    return f"{url}{'&' if '?' in url else '?'}schema={schema}"
 
 
 async def _execute(place: PostgresPlace, statement: str) -> None:

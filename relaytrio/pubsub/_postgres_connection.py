@@ -25,15 +25,19 @@ DEFAULTS: Parameters = {
     "application_name": "relaytrio hints",
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
-    "target_session_attrs": "primary",  # a standby neither listens nor notifies: of several hosts take the other
 }
 """What a connection is like unless the url says otherwise."""
+ALWAYS: Parameters = {
+    "target_session_attrs": "primary",  # a standby neither listens nor notifies: of several hosts take the other
+    "client_encoding": "utf8",
+}
+"""And what the url has no say in."""
 
 
 def parse_url(url: str) -> Parameters:
     """A url, or libpq's key=value string. Raises `ConfigurationError`, which names no password."""
     try:
-        return DEFAULTS | conninfo_to_dict(url)
+        return DEFAULTS | conninfo_to_dict(url) | ALWAYS
     except psycopg.ProgrammingError:
         raise ConfigurationError("the pubsub's url is malformed") from None
 

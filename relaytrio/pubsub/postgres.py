@@ -244,7 +244,7 @@ class PostgresPubSub:
                 for payload in await ear.hear():
                     try:
                         hint = _decoder.decode(payload)
-                    except msgspec.MsgspecError:
+                    except (msgspec.MsgspecError, RecursionError):
                         continue  # another listener's probe, or of a version that says more: the poll makes up for it
                     listener.put(Hint(hint.chat_id, hint.snapshot_version, hint.status, hint.worker_id))
         except PubSubUnavailable as error:

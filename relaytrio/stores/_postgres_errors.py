@@ -15,10 +15,10 @@ import psycopg
 
 from .._errors import StoreUnavailable, StoreUnusable
 
-_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25006", "58", "XX000", "0A000", "26000", "42P05")
-"""The connection is no good any more: it broke, the server is going down or starting, the administrator ended the
-session, or it leads to a server that may not be written to (any more): another connection leads to the new primary.
-The last three are of prepared statements that a migration, or a pooler in between, has made useless."""
+_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "25006", "58", "XX000", "0A000", "26000", "42P05")
+"""The connection is no good any more: it broke, the server is going down or starting, the administrator or a limit of
+time ended the session, or it leads to a server that may not be written to (any more): another connection leads to the
+new primary. The last three are of prepared statements that a migration, or a pooler in between, has made useless."""
 _CONFLICT = ("40",)
 """Serialisation failures and deadlocks: nothing was written, and the same transaction may well work now."""
 _SHORT = ("53",)

@@ -72,6 +72,11 @@ class ReplicaLocks:
             return None
         return self._life if replica_id in self._held else ""
 
+    @property
+    def missing(self) -> list[str]:
+        """Replicas that want a lock which is not held now. For any thread."""
+        return [replica_id for replica_id in tuple(self._wanted) if replica_id not in self._held]
+
     def opened(self) -> PostgresSession | None:
         """The session, opened if there is none; None behind a pooler. Raises `psycopg.Error`."""
         if self.session is None and not self._pooled:

@@ -21,6 +21,8 @@ WAIT_SECONDS = 30.0
 _LOCK_CLASS = 0x52547230
 """The first half of the key of the lock; the second is made of the schema's name. ("RTr0", as in a SQLite file.)"""
 
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Of a database that can hold any text; in the second it is bytes to the server."""
 _VERSION_TABLE = """
     SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname = %s AND relname = 'schema_version'
@@ -35,9 +37,14 @@ def check(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tupl
 
 def migrate(connection: psycopg.Connection[Any], place: PostgresPlace, steps: tuple[Step, ...]) -> None:
     """All steps that are missing, in one transaction. Raises `StoreUnusable` and `psycopg.Error`."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in _ENCODINGS:
+        raise StoreUnusable(f"the database {place.url} is encoded as {encoding}, which is not for every text: use UTF8")
     if not steps_to_take(place.url, _state(connection, place), steps):
         return
     with connection.transaction():
+        # Whatever the database's own default is: what the others did is to be seen when the lock was waited for.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         connection.execute(_setting("lock_timeout", WAIT_SECONDS))
         connection.execute(_setting("statement_timeout", 2 * WAIT_SECONDS))
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, place.schema])

@@ -1,14 +1,14 @@
 """What a `postgresql:` URL names: a database, a schema in it, and how to reach both. Needs no driver.
 
-Options in the URL that are ours (`schema`, `pool_size`) are taken out of it; what is left is for libpq, several hosts
-included. Nothing that is shown of a place holds a password or a user. Who calls: `_open.py`, whoever needs a
-connection to a store's database.
+Options in the URL that are ours (`schema`, `pool_size`) are taken out of it; what is left, several hosts included, is
+for libpq, letter by letter: to it, a + is no blank. Nothing that is shown of a place holds a password or a user. Who
+calls: `_open.py`, whoever needs a connection to a store's database.
 """
 
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -20,6 +20,9 @@ POOL_SIZE = 8
 with its usual limit of 100 still serves several replicas."""
 _SCHEMA_NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 """What needs no quoting anywhere, is not cut off by the server, and is none of its own."""
+
+
+_HOST = re.compile(r"(\[[^]]*\]|[^][:]*)(:[0-9]*)?")
 
 
 @attrs.frozen
@@ -41,34 +44,48 @@ def parse_postgres_url(url: str) -> PostgresPlace:
         parts = urlsplit(url)
     except ValueError:
         raise ConfigurationError("the store's url is malformed") from None
+    _check_shape(parts)
     shown = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.fragment:
-        raise ConfigurationError(f"the store's url {shown} has a fragment: a # in a password is written %23")
     ours = {"schema": SCHEMA, "pool_size": str(POOL_SIZE)}
     rest = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for option in filter(None, parts.query.split("&")):
+        name, _, value = option.partition("=")
         if name in ours:
-            ours[name] = value
+            ours[name] = unquote(value)
         else:
-            rest.append((name, value))
+            rest.append(option)
     schema = ours["schema"]
     if not _SCHEMA_NAME.fullmatch(schema):
         raise ConfigurationError(
             f"the store's url {shown}: schema must be 1 to 63 of a-z, 0-9 and _, without pg_ or a digit in front"
         )
     return PostgresPlace(
-        conninfo=_without_ours(parts, rest),
+        conninfo=f"postgresql://{parts.netloc}{parts.path}" + (f"?{'&'.join(rest)}" if rest else ""),
         schema=schema,
         pool_size=_pool_size(shown, ours["pool_size"]),
         url=shown if schema == SCHEMA else f"{shown}?schema={schema}",
     )
 
 
+def _check_shape(parts: SplitResult) -> None:
+    """A password that was not encoded ends where its first special character stands, and its rest looks like a host, a
+    path or an option. Such a url is refused without a word of it. Raises `ConfigurationError`."""
+    user, _, hosts = parts.netloc.rpartition("@")
+    fine = (
+        "@" not in user
+        and "@" not in parts.path
+        and not parts.fragment
+        and all(_HOST.fullmatch(host) for host in hosts.split(","))
+        and all("@" not in option.partition("=")[0] for option in parts.query.split("&"))
+    )
+    if not fine:
+        raise ConfigurationError(
+            "the store's url is not of the form postgresql://user:password@host:5432/database?option=value: in a"
+            " password, / ? # @ and % are written %2F %3F %23 %40 and %25"
+        )
+
+
 def _pool_size(shown: str, text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,2}", text):
         raise ConfigurationError(f"the store's url {shown}: pool_size must be a number from 1 to 999")
     return int(text)
-
-
-def _without_ours(parts: SplitResult, rest: list[tuple[str, str]]) -> str:
-    return parts._replace(scheme="postgresql", query=urlencode(rest)).geturl()

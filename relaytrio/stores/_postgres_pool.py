@@ -71,9 +71,11 @@ class PostgresPool:
 
     def run(self, work: Callable[[Session], T]) -> T:
         """One transaction. Raises what it does, and `TryAgain`, `StoreUnavailable`, `StoreUnusable`."""
+        # That no other connection can be had says nothing against those that are there.
+        with translated(self._place):
+            session = self._take()
         try:
             with translated(self._place):
-                session = self._take()
                 try:
                     with self._deadlines.watched(session.connection):
                         return work(session)

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import psycopg
 import trio
 
+from .._errors import StoreUnavailable
 from .._protocol.retry import Backoff
 from .._wakeup import Wakeup
 from ._postgres_errors import TryAgain, translated
 from ._postgres_locks import ReplicaLocks
 from ._postgres_pool import Deadlines
 
+Disclaim: TypeAlias = Callable[[Collection[str]], Awaitable[None]]
 P = ParamSpec("P")
 T = TypeVar("T")
 RETRY_SECONDS = 0.1
 RETRY_MAX_SECONDS = 1.0
 """Well within the time that others wait before they believe a free lock over a new session of theirs."""
+DISCLAIM_AFTER_SECONDS = 0.1
+"""Usually a lock is taken again sooner. Less than lies between two looks of others: the second finds no claim."""
 
 
 class Presence:
@@ -64,14 +68,15 @@ class Presence:
     async def close(self) -> None:
         await trio.to_thread.run_sync(self._locks.close, limiter=self._thread)
 
-    async def watch(self) -> NoReturn:
-        """Take the locks again whenever their session was lost, until cancelled."""
+    async def watch(self, disclaim: Disclaim) -> NoReturn:
+        """Take the locks again whenever their session was lost, until cancelled. `disclaim` says in the rows of these
+        replicas that they hold none, over whatever other connections there are."""
         while True:
             socket = await self._socket()
             if socket is None:
                 await self._used.wait()
             elif await self._has_news(socket):
-                await self._take_again()
+                await self._take_again(disclaim)
 
     async def _socket(self) -> int | None:
         """A descriptor of the session's socket that stays what it is, whoever closes the session."""
@@ -90,12 +95,23 @@ class Presence:
         finally:
             os.close(socket)
 
-    async def _take_again(self) -> None:
+    async def _take_again(self, disclaim: Disclaim) -> None:
+        """And where that takes long (the server is there, but gives no connection), have nobody find them dead."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._disclaim_if_late, disclaim)
+            await self._until_taken()
+            nursery.cancel_scope.cancel()
+
+    async def _disclaim_if_late(self, disclaim: Disclaim) -> None:
+        await trio.sleep(DISCLAIM_AFTER_SECONDS)
+        await disclaim(self._locks.missing)
+
+    async def _until_taken(self) -> None:
         backoff = Backoff(RETRY_SECONDS, RETRY_MAX_SECONDS)
         while True:
             try:
                 return await self._call(self._locks.renew)
-            except TryAgain:
+            except (TryAgain, StoreUnavailable):  # the latter had its time: a row that somebody else has locked
                 await trio.sleep(backoff.next_delay_seconds(self._random()))
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

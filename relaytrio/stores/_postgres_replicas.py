@@ -5,6 +5,8 @@ Must not know: how a lock is held. Who calls: `PostgresStore`, in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from . import _sql_replicas as rows
 from ._base import Replica
 from ._sql_session import Session
@@ -12,6 +14,7 @@ from ._sql_session import Session
 _BEAT = """
     UPDATE replicas SET heartbeat = heartbeat + 1, load = :load, lock = COALESCE(:lock, lock) WHERE id = :replica_id
 """
+_DISCLAIM = "UPDATE replicas SET lock = '' WHERE id {among_ids}"
 
 
 def register(session: Session, replica: Replica) -> None:
@@ -24,6 +27,12 @@ def heartbeat(session: Session, replica_id: str, load: int, lock: str | None) ->
     with session.transaction("write"):
         beat = session.execute(_BEAT, {"replica_id": replica_id, "load": load, "lock": lock})
         return beat.rowcount == 1
+
+
+def disclaim(session: Session, replica_ids: Collection[str]) -> None:
+    """They hold no lock."""
+    with session.transaction("write"):
+        session.execute(_DISCLAIM, {"ids": session.listed(replica_ids)})
 
 
 def unregister(session: Session, replica_id: str) -> None:

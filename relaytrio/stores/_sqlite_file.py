@@ -73,6 +73,28 @@ def open_reader(path: Path, *, busy_seconds: float = 0.0) -> sqlite3.Connection:
     return connection
 
 
+class Standing:
+    """Whether a database that is open is still the one at its path. SQLite does not look: in a file that was removed
+    or replaced it goes on reading and writing what nobody will see again."""
+
+    def __init__(self, path: Path) -> None:
+        """For a database that was just opened; its write-ahead log stays for as long as it is."""
+        self._path = path
+        self._files = (str(path), f"{path}-wal")
+        self._opened = self._found()
+
+    def check(self) -> None:
+        """Some microseconds. Raises `StoreUnusable`."""
+        if self._found() != self._opened:
+            raise StoreUnusable(f"the database {self._path}, or its -wal file, was removed or replaced while in use")
+
+    def _found(self) -> list[tuple[int, int]]:
+        try:
+            return [(status.st_dev, status.st_ino) for status in map(os.stat, self._files)]
+        except FileNotFoundError:
+            return []
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection, kind: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[None]:
     """All of the body, or nothing. DEFERRED reads one state of the database; IMMEDIATE locks it for writing first."""

@@ -20,7 +20,7 @@ import logging
 import random as random_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import Random
 from typing import TypeVar
@@ -104,7 +104,7 @@ async def open_postgres_store(
     try:
         async with BodyNursery(lambda: StoreUnavailable(f"the watch over {place.url} failed")) as nursery:
             nursery.start_soon(deadlines.watch)
-            nursery.start_soon(presence.watch)
+            nursery.start_soon(presence.watch, store.disclaim)
             yield store
     finally:
         await store.aclose()
@@ -163,6 +163,11 @@ class PostgresStore(SqlStore):
             return frozenset()
         trust_seconds = self._settings.lock_trust_seconds
         return await self._insist(partial(self._presence.released, list(replica_ids), trust_seconds=trust_seconds))
+
+    async def disclaim(self, replica_ids: Collection[str]) -> None:
+        """Have the rows of these replicas say that they hold no lock, if that can be written now."""
+        with suppress(StoreUnavailable, trio.ClosedResourceError):
+            await self._run(lambda session: ownership.disclaim(session, replica_ids))
 
     async def aclose(self) -> None:
         """Close all connections (those in use, when their transaction has ended), and free the locks of replicas that

@@ -34,7 +34,7 @@ from ._fresh import Fresher, utc_now
 from ._group_commit import GroupCommit, Work
 from ._sql_session import Session
 from ._sql_store import SqlStore
-from ._sqlite_file import Synchronous, open_file, open_reader, translated
+from ._sqlite_file import Standing, Synchronous, open_file, open_reader, translated
 from ._sqlite_locks import ReplicaLocks, boot_id
 from ._sqlite_session import SqliteSession
 
@@ -105,6 +105,7 @@ class SqliteStore(SqlStore):
         """Absolute."""
         self._connection = connection
         self._session = SqliteSession(connection)
+        self._standing = Standing(path)
         self._limiter = limiter
         self._writes = GroupCommit(self._commit, limiter)
         self._busy_seconds = busy_seconds
@@ -168,6 +169,7 @@ class SqliteStore(SqlStore):
     def _carry_out(self, work: Callable[[Session], T], session: SqliteSession) -> T:
         if self._closed:
             raise trio.ClosedResourceError("the store is closed")
+        self._standing.check()
         with translated(self.path):
             return work(session)
 

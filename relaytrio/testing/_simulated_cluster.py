@@ -176,7 +176,7 @@ class SimulatedCluster:
 
     def _next_key(self) -> str:
         self._requests += 1
-        return f"request {self._requests}"
+        return f"request-{self._requests}"
 
     def viewer(self, replica: int, chat_id: str, *, after_message_id: int | None = None) -> ScriptedViewer:
         """A viewer that watches the chat through that replica from now on."""

@@ -13,18 +13,16 @@ import msgspec
 import trio
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
-from .._errors import ChatNotFound, InvalidCursor
+from .._errors import InvalidCursor
+from .._protocol.asked import IDEMPOTENCY_KEY_CHARACTERS, checked_chat_id, is_idempotency_key
 from .._protocol.events import LARGEST_NUMBER, Cursor, MessageRef
 from .._settings import Settings
 from ._problems import BodyTooLarge, BodyTooSlow, MalformedRequest, UnsupportedMediaType
 
 LARGEST_PAGE: Final = 200
 """Of the chats or messages that one answer lists."""
-IDEMPOTENCY_KEY_CHARACTERS: Final = 200
 
 _T = TypeVar("_T")
-_CHAT_ID = re.compile(r"[!-~]{1,200}")
-_IDEMPOTENCY_KEY = re.compile(rf"[!-~]{{1,{IDEMPOTENCY_KEY_CHARACTERS}}}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -79,7 +77,7 @@ def _told(error: Exception) -> str:
 def idempotency_key(request: Request) -> str | None:
     """The `Idempotency-Key`, if there is one."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+    if key is not None and not is_idempotency_key(key):
         raise MalformedRequest(
             f"Idempotency-Key: 1 to {IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters, the same at every repeat"
         )
@@ -89,13 +87,6 @@ def idempotency_key(request: Request) -> str | None:
 def chat_id_of(connection: HTTPConnection) -> str:
     """The chat that the path names."""
     return checked_chat_id(connection.path_params["chat_id"])
-
-
-def checked_chat_id(text: str) -> str:
-    """The id of a chat. One that no store could have is not looked up: `ChatNotFound`."""
-    if not _CHAT_ID.fullmatch(text):
-        raise ChatNotFound("no chat has such an id")
-    return text
 
 
 def path_number(connection: HTTPConnection, name: str) -> int | None:

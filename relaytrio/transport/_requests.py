@@ -13,13 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .._errors import MessageNotFound, QueuedMessageNotFound
+from .._protocol.asked import checked_chat_id
 from .._protocol.chat import Chat, WhenBusy
 from .._protocol.content import normal_content
 from .._protocol.events import Content, Episode, MessageRef
 from ._answers import answer, chat_json, message_json, queue_json, sent_json, transition_json
 from ._authorize import Action, Authorize, principal_of
 from ._problems import MalformedRequest
-from ._reading import LARGEST_PAGE, chat_id_of, checked_chat_id, idempotency_key, path_number, query_number, read_body
+from ._reading import LARGEST_PAGE, chat_id_of, idempotency_key, path_number, query_number, read_body
 
 if TYPE_CHECKING:
     from .._engine import Engine

@@ -127,9 +127,9 @@ async def test_what_was_lost_before_its_commit_is_tried_again(postgres_url: str,
 # ---------------------------------------------------------------------------------------------- conflicts
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01", "53200", "57P01", "25006"])
+@pytest.mark.parametrize("state", ["40001", "40P01", "53200", "57P01", "25P04", "25006"])
 async def test_a_transaction_that_the_server_took_back_is_tried_again(postgres_url: str, state: str) -> None:
-    """A serialisation failure, a deadlock, want of memory, an administrator, a demoted primary: once is nothing."""
+    """A conflict, a deadlock, want of memory, an administrator, a limit of time, a demoted primary: once is nothing."""
     async with open_postgres_store(postgres_url) as store:
         await store.create_chat("c", Create(messages=()))
         run(

@@ -15,7 +15,8 @@ import pytest
 import trio
 
 from relaytrio._settings import DEFAULTS
-from relaytrio.stores import Replica
+from relaytrio.stores import Replica, _postgres_session
+from relaytrio.stores._postgres_presence import DISCLAIM_AFTER_SECONDS
 from relaytrio.stores.postgres import PostgresStore, open_postgres_store
 from tests.postgres_server import PostgresServer
 from tests.realworld.tcp_proxy import open_proxy
@@ -26,6 +27,7 @@ TRUSTING = attrs.evolve(DEFAULTS, lock_trust_seconds=0.0)
 W = Replica(id="w", address=None, version="1")
 X = Replica(id="x", address=None, version="1")
 HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+WAITING = "SELECT pid FROM pg_locks WHERE locktype <> 'advisory' AND NOT granted"
 KEYS = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'"
 
 PROGRAM = """
@@ -197,6 +199,53 @@ async def test_a_lost_session_is_replaced_at_once(postgres_url: str) -> None:
         ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
         await until(lambda: ask(postgres_url, HOLDERS) not in ([], [holder]))
         assert frozenset() == await observer.released_locks(["w"])
+
+
+async def test_a_lock_that_cannot_be_taken_again_is_not_claimed(postgres_url: str, postgres_shared_url: str) -> None:
+    """Its session was ended, and the server gives no new one: the other connections say so before anybody looks twice,
+    for its replica lives."""
+    allow = f"ALTER DATABASE {postgres_url.rpartition('/')[2]} WITH ALLOW_CONNECTIONS"
+
+    def end_session() -> None:
+        with psycopg.connect(postgres_shared_url, autocommit=True) as connection:
+            connection.execute(f"{allow} false".encode())
+            connection.execute("SELECT pg_terminate_backend(%s)", [holder])
+
+    async with open_trusting(postgres_url) as store, open_trusting(postgres_url) as observer:
+        await store.register(W)
+        assert frozenset() == await observer.released_locks(["w"])
+        await observer.ping()  # it has a connection for later
+        (holder,) = ask(postgres_url, HOLDERS)
+        await trio.to_thread.run_sync(end_session)
+        try:
+            await trio.sleep(2 * DISCLAIM_AFTER_SECONDS)
+            assert [""] == [row.lock for row in await observer.replicas()]
+            assert frozenset() == await observer.released_locks(["w"])
+        finally:
+            with psycopg.connect(postgres_shared_url, autocommit=True) as connection:
+                connection.execute(f"{allow} true".encode())
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not all(row.lock for row in await store.replicas()):  # noqa: ASYNC110 - it is in the server
+                await trio.sleep(0.01)
+
+
+async def test_a_row_that_another_has_locked_stops_no_watch(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session was lost, and its lock is taken again, but the row cannot be written for now: there are other tries,
+    and the store goes on."""
+    monkeypatch.setattr(_postgres_session, "LOCK_SECONDS", 0.1)
+    async with open_trusting(postgres_url) as store:
+        await store.register(W)
+        with psycopg.connect(postgres_url) as another:
+            another.execute("UPDATE relaytrio.replicas SET lock = ''")
+            another.commit()
+            another.execute("SELECT FROM relaytrio.replicas FOR UPDATE")
+            (holder,) = ask(postgres_url, HOLDERS)
+            ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
+            await until(lambda: bool(ask(postgres_url, WAITING)))
+            await until(lambda: not ask(postgres_url, WAITING))
+            await store.ping()
+        assert await store.heartbeat("w", 1)
+        assert [True] == [bool(row.lock) for row in await store.replicas()]
 
 
 async def test_a_session_that_the_server_still_believes_in_is_ended(postgres_url: str) -> None:

@@ -20,7 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from relaytrio._errors import ConfigurationError, PubSubUnavailable
 from relaytrio.pubsub import Hint, PubSub, derive_pubsub, postgres
-from relaytrio.pubsub._postgres_connection import HintConnection
+from relaytrio.pubsub._postgres_connection import HintConnection, parse_url
 from relaytrio.pubsub.postgres import MOST_PAYLOAD_BYTES, channel_of, open_postgres_pubsub
 from relaytrio.stores import open_store
 from relaytrio.testing.contracts import PubSubContract
@@ -462,8 +462,9 @@ async def test_clusters_in_one_database_do_not_hear_each_other(postgres_url: str
 async def test_foreign_payloads_are_passed_over(postgres_url: str) -> None:
     """What another program, or a later version, says on the channel harms nobody; what we know of it is taken."""
     longer = '["a", 7, "running", null, "of a later version"]'
+    deep = f'["a", 1, "running", null, {3900 * "["}{3900 * "]"}]'
     async with open_postgres_pubsub(postgres_url) as pubsub, pubsub.listen() as hints:
-        for payload in ("", "x", "[]", '["a", 1, "new status", null]', '{"a": 1}', longer):
+        for payload in (deep, "", "x", "[]", '["a", 1, "new status", null]', '{"a": 1}', longer):
             await ask(postgres_url, "SELECT pg_notify(%s, %s)", channel_of("relaytrio"), payload)
         assert Hint("a", 7, "running", None) == await anext(hints)
 
@@ -547,6 +548,14 @@ async def test_a_url_that_is_none_is_refused() -> None:
             async with open_postgres_pubsub(url):
                 raise AssertionError("it was opened")
         assert "secret" not in str(caught.value)
+
+
+def test_a_url_for_other_purposes_serves() -> None:
+    """What makes no sense for hints is not taken over from the store's url: a standby neither listens nor notifies."""
+    parameters = parse_url("postgresql://one,two/x?target_session_attrs=prefer-standby&client_encoding=latin1&user=me")
+    assert ("primary", "utf8", "me") == tuple(
+        parameters[name] for name in ("target_session_attrs", "client_encoding", "user")
+    )
 
 
 async def test_how_long_a_hint_takes(postgres_url: str) -> None:

@@ -115,8 +115,11 @@ async def test_after_an_incompatible_step_older_software_refuses(
     assert (needs, needs) == version(postgres_url)
 
 
-async def test_many_that_start_at_once(postgres_url: str) -> None:
-    """One makes the tables, the others find them."""
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+async def test_many_that_start_at_once(postgres_url: str, isolation: str) -> None:
+    """One makes the tables, the others find them, whatever transactions are like in this database."""
+    name = postgres_url.rpartition("/")[2]
+    run(postgres_url, f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
 
     async def start(number: int) -> None:
         async with open_postgres_store(postgres_url) as store:
@@ -138,6 +141,18 @@ async def test_a_schema_of_another_program_is_left_alone(postgres_url: str) -> N
     with psycopg.connect(postgres_url) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
     assert [("notes",)] == tables
+
+
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_url: str) -> None:
+    """Otherwise it would be found out with the first word that it cannot hold."""
+    name = f"{postgres_url.rpartition('/')[2]}_latin"
+    run(postgres_url, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with pytest.raises(StoreUnusable, match="encoded as LATIN1"):
+            async with open_postgres_store(postgres_url.rpartition("/")[0] + f"/{name}"):
+                raise AssertionError("it was opened")
+    finally:
+        run(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_a_schema_may_be_there_already(postgres_url: str) -> None:

@@ -69,12 +69,40 @@ def test_what_urls_name(url: str, place: SqlitePlace | None) -> None:
                 "postgresql://one,two:1/db?schema=mine",
             ),
         ),
+        (
+            "postgresql:///db?host=/run/postgresql&options=-c%20geqo%3Doff&schema=mine",
+            PostgresPlace(
+                "postgresql:///db?host=/run/postgresql&options=-c%20geqo%3Doff",
+                "mine",
+                POOL_SIZE,
+                "postgresql:///db?schema=mine",
+            ),
+        ),
+        (
+            "postgresql://me:hunter2%40%25@[::1]:5433/db?password=hunter2+%2B",
+            PostgresPlace(
+                "postgresql://me:hunter2%40%25@[::1]:5433/db?password=hunter2+%2B",
+                "relaytrio",
+                POOL_SIZE,
+                "postgresql://[::1]:5433/db",
+            ),
+        ),
     ],
 )
 def test_what_postgresql_urls_name(url: str, place: PostgresPlace) -> None:
-    """Our options are taken out, libpq's stay, and no text that is shown has a password."""
+    """Our options are taken out, libpq's stay as they were written, and no text that is shown has a password."""
     assert place == parse_url(url)
     assert "hunter2" not in repr(place)
+
+
+@pytest.mark.parametrize("character", ["#", "?", "/", "@"])
+@pytest.mark.parametrize("url", ["postgresql://me:hun{}ter2@host/db", "postgresql:me:hun{}ter2@host/db"])
+def test_a_password_that_is_not_encoded_is_not_told(url: str, character: str) -> None:
+    """What is before its special character looks like a host and a port, and what is behind it like anything else."""
+    with pytest.raises(ConfigurationError, match=r"a password, .* are written %2F %3F %23 %40 and %25") as caught:
+        parse_url(url.format(character))
+    assert "hun" not in str(caught.value)
+    assert "ter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,23 @@ async def test_many_that_start_at_once_on_a_fresh_file(place: Path) -> None:
         assert 6 == len(await store.list_chats())
 
 
+@pytest.mark.parametrize("end", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_was_removed_takes_no_messages(place: Path, end: str, replaced: bool) -> None:
+    """SQLite would go on with a file that nobody finds again: what was answered with success would be lost."""
+    async with open_sqlite_store(place / "chat.db") as store:
+        await store.create_chat("c", Create(messages=()))
+        await store.ping()
+        if replaced:
+            (place / "new").touch()
+            (place / "new").rename(place / f"chat.db{end}")
+        else:
+            (place / f"chat.db{end}").unlink()
+        for request in (store.create_chat("d", Create(messages=())), store.read_chat("c"), store.heartbeat("w", 0)):
+            with pytest.raises(StoreUnusable, match="removed or replaced while in use"):
+                await request
+
+
 async def test_a_file_that_is_locked_while_it_is_opened_is_unavailable(place: Path) -> None:
     """Others that keep it locked are no fault of the file: try again."""
     path = place / "chat.db"

@@ -252,7 +252,8 @@ async def test_a_signal(moment: Callable[[Path], bool], number: int, status: int
 
 async def test_a_replica_that_dies(tmp_path: Path) -> None:
     """A replica that ends though the check has not killed it is a fault, whatever else comes of the run."""
-    running = command(*SMALL, "--turns", "2")
+    soon = '{"heartbeat_seconds": 0.5, "dead_after_seconds": 2.0}'
+    running = command(*SMALL, "--turns", "2", "--settings", soon)
     process = await trio.lowlevel.open_process(running, stdout=subprocess.PIPE, env=environment(tmp_path))
     assert process.stdout is not None
     async with process.stdout:

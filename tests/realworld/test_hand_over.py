@@ -158,18 +158,19 @@ async def test_who_stood_still_finds_itself_fenced(store_url: str | None) -> Non
     timing = {"heartbeat_seconds": 1.0, "dead_after_seconds": 4.0}
     async with replicas(store_url, "endless", **timing) as cluster, ChatClient(cluster.urls) as client:
         chat_id, stopped, other = await begin(cluster, client)
-        async with client.stream(chat_id, prefer=other.url) as stream:
+        # Who asked the one that stands still would wait for it.
+        async with ChatClient([other.url]) as elsewhere, elsewhere.stream(chat_id) as stream:
             checker = StreamChecker()
             first = await next_part(stream, checker)
             stopped.signal(signal.SIGSTOP)
             second = await next_part(stream, checker, but=first.episode.run_id)
-            taken = await client.get_chat(chat_id)
+            taken = await elsewhere.get_chat(chat_id)
             stopped.signal(signal.SIGCONT)
             while (await stopped.health())["stats"]["runs"] > 0:
                 await next_part(stream, checker)
             for _ in range(10):
                 part = await next_part(stream, checker)
                 assert second.episode == part.episode
-            assert taken == await client.get_chat(chat_id)
+            assert taken == await elsewhere.get_chat(chat_id)
             assert other.replica_id == taken.worker_id
         assert stopped.pid is not None

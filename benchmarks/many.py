@@ -7,6 +7,7 @@ with the clock that all processes share, so that nobody has to decode a part to 
 
 from __future__ import annotations
 
+import gc
 import selectors
 import socket
 import time
@@ -216,11 +217,11 @@ def show(
     async def main() -> None:
         store = await store_of(port, chats)
         latencies: list[float] = []
-        ready = 0
-        all_ready = trio.Event()
+        ready = done = 0
+        all_ready, all_done, measured = trio.Event(), trio.Event(), trio.Event()
 
         async def watch(number: int) -> None:
-            nonlocal ready
+            nonlocal ready, done
             had = 0
             async with engine.subscribe(chat_name(number)) as subscription:
                 ready += 1
@@ -236,7 +237,11 @@ def show(
                     latencies.extend([now - due_at for due_at in due])
                     had = seq
                     if seq == parts_each:
-                        return
+                        break
+                done += 1
+                if done == chats * viewers:
+                    all_done.set()
+                await measured.wait()  # leaving is not what is measured
 
         async with front(store, shared_legs=shared_legs) as engine:
             async with trio.open_nursery() as nursery:
@@ -245,9 +250,13 @@ def show(
                         nursery.start_soon(watch, number)
                 await all_ready.wait()
                 sockets = await _settled(engine, chats * viewers)
+                gc.collect()  # what was made when they came is not looked through again: it is not what is measured
+                gc.freeze()
                 measuring = _Measuring(worker_pid)
                 await measuring.begin(stage)
-            found = measuring.end(stage, chats * viewers * parts_each, sockets)
+                await all_done.wait()
+                found = measuring.end(stage, chats * viewers * parts_each, sockets)
+                measured.set()
             stage.say(attrs.evolve(found, latencies=latencies[:: max(1, len(latencies) // 20_000)]))
 
     trio.run(main)

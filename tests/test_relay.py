@@ -36,7 +36,7 @@ from relaytrio._protocol.wire import EndReason
 from relaytrio._relay import RelayCounts, RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore
-from relaytrio.testing import check_stream, text_burst, watch_seams
+from relaytrio.testing import Schedule, check_stream, scheduled, text_burst, watch_seams
 from tests import scene as scene_module
 from tests.scene import ELSEWHERE, HERE, THERE, assistant, at_hand, kinds, open_scene, seqs, texts, until
 
@@ -169,7 +169,14 @@ async def test_rows_of_a_former_episode_stay_its_own(autojump_clock: MockClock) 
 
 
 async def test_rows_that_come_before_the_relay_has_turned(autojump_clock: MockClock) -> None:
-    """The next episode is wanted and not selected yet: a row of the one before goes into no log but its own."""
+    """The next episode is wanted and not selected yet: a row of the one before goes into no log but its own, in
+    whichever order the tasks run."""
+    for seed in range(20):
+        with scheduled(Schedule.random(seed)):
+            await _row_before_the_relay_has_turned()
+
+
+async def _row_before_the_relay_has_turned() -> None:
     async with open_scene() as scene:
         former = await scene.acquire(THERE)
         async with scene.subscribe() as subscription:

@@ -16,7 +16,7 @@ from tests.realworld.checked import parts_of, run_beside
 
 pytestmark = [pytest.mark.realworld, pytest.mark.timeout(400)]
 EVERY_SECONDS = 5.0
-SHORT_TURNS, THOROUGH_TURNS = 5, 36
+SHORT_TURNS, THOROUGH_TURNS = 4, 36
 """Of three seconds or so each."""
 WITHOUT_SECONDS = 2.0
 

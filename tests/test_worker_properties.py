@@ -135,7 +135,7 @@ def play(actions: Sequence[tuple[str, Any]], seed: int, *, faultless: bool) -> N
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=45, deadline=None)
 @given(actions=st.lists(_ACTIONS, max_size=15), seed=st.integers(0, 10_000), schedule=st.random_module())
 @example(actions=[("send", "queue"), ("interrupt", True), ("interrupt", True)] * 4, seed=1, schedule=None)
 def test_people_and_responders(actions: Sequence[tuple[str, Any]], seed: int, schedule: object) -> None:
@@ -143,7 +143,7 @@ def test_people_and_responders(actions: Sequence[tuple[str, Any]], seed: int, sc
     play(actions, seed, faultless=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=45, deadline=None)
 @given(actions=st.lists(_ACTIONS | _FAULTS, max_size=20), seed=st.integers(0, 10_000), schedule=st.random_module())
 @example(actions=[("fault", ("candidates", "hang")), ("promote", None)], seed=0, schedule=None)
 def test_people_and_responders_and_a_failing_store(

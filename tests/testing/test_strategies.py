@@ -32,7 +32,7 @@ def order_of_two(schedule: Schedule) -> list[str]:
 
 def test_a_schedule_shrinks_to_the_one_deviation_that_matters() -> None:
     """Those before it go, and what they stood for is passed over: "first in, first out except here"."""
-    for seed in range(5):
+    for seed in range(2):
         found = find(
             schedules(),
             lambda schedule: ["second", "first"] == order_of_two(schedule),

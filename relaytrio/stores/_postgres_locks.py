@@ -93,6 +93,12 @@ class ReplicaLocks:
             for replica_id in self._wanted.keys() - self._held:
                 self._try_to_take(session, replica_id)
 
+    def claim(self) -> None:
+        """Have the rows of all replicas whose locks are held say so. Raises `psycopg.Error`."""
+        for replica_id in tuple(self._held):
+            if self.session is not None:
+                self.session.execute(_CLAIM, {"lock": self._life, "replica_id": replica_id})
+
     def release(self, replica_id: str) -> None:
         """Free the lock. One that is not held here is left alone. Raises `psycopg.Error`: then it is free as well."""
         self._wanted.pop(replica_id, None)

@@ -97,20 +97,25 @@ class Presence:
 
     async def _take_again(self, disclaim: Disclaim) -> None:
         """And where that takes long (the server is there, but gives no connection), have nobody find them dead."""
+        late = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._disclaim_if_late, disclaim)
-            await self._until_taken()
+            nursery.start_soon(self._disclaim_if_late, disclaim, late)
+            await self._until_done(self._locks.renew)
             nursery.cancel_scope.cancel()
+        if late.is_set():
+            # That may have been written after the lock was taken again, and claimed.
+            await self._until_done(self._locks.claim)
 
-    async def _disclaim_if_late(self, disclaim: Disclaim) -> None:
+    async def _disclaim_if_late(self, disclaim: Disclaim, late: trio.Event) -> None:
         await trio.sleep(DISCLAIM_AFTER_SECONDS)
+        late.set()
         await disclaim(self._locks.missing)
 
-    async def _until_taken(self) -> None:
+    async def _until_done(self, function: Callable[[], None]) -> None:
         backoff = Backoff(RETRY_SECONDS, RETRY_MAX_SECONDS)
         while True:
             try:
-                return await self._call(self._locks.renew)
+                return await self._call(function)
             except (TryAgain, StoreUnavailable):  # the latter had its time: a row that somebody else has locked
                 await trio.sleep(backoff.next_delay_seconds(self._random()))
 

@@ -3,7 +3,7 @@
 Where things are (imports go downwards only):
 
     _errors.py           every public exception, the tree drawn at the top
-    _protocol/           the rules, pure: events, chat transitions, what may be asked, resume, bursts, wire
+    _protocol/           the rules, pure: events, chat transitions, what may be asked, resume, bursts, wires
     _settings.py         every default, named, with its reason
     _parts.py            part logs of this replica
     _bounded.py          a read of the store that hangs counts as failed

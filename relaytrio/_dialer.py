@@ -14,7 +14,7 @@ import attrs
 
 from ._protocol.burst import Burst
 from ._protocol.events import Episode
-from ._protocol.wire import EndReason
+from ._protocol.peer_wire import EndReason
 
 
 @attrs.frozen

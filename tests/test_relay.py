@@ -32,7 +32,7 @@ from relaytrio._protocol.events import (
     RetryState,
     Status,
 )
-from relaytrio._protocol.wire import EndReason
+from relaytrio._protocol.peer_wire import EndReason
 from relaytrio._relay import RelayCounts, RelayParams
 from relaytrio.stores._base import View
 from relaytrio.stores.memory import MemoryStore

@@ -21,7 +21,7 @@ from .._errors import DialError, LegLost
 from .._protocol import wire
 from .._protocol.burst import Burst, join
 from .._protocol.events import Cursor, Episode
-from .._protocol.wire import EndReason
+from .._protocol.peer_wire import EndReason
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Wakeup

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from .._errors import WireError
-from .._protocol.wire import Control, Heartbeat, decode_control, encode_control
+from .._protocol.peer_wire import Control, Heartbeat, decode_control, encode_control
 from .._settings import Settings
 from ._tasks import ConnectionLost
 

@@ -18,7 +18,7 @@ from .._dialer import DialRequest, LegEnd
 from .._errors import LegLost
 from .._protocol.burst import Burst
 from .._protocol.events import Episode
-from .._protocol.wire import Control, Ended, Heartbeat, LegBurst, Select
+from .._protocol.peer_wire import Control, Ended, Heartbeat, LegBurst, Select
 from .._seams import seam
 from .._settings import Settings
 from ._connection import FrameConnection, receive_control, send_control, unless_idle

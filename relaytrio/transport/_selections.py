@@ -18,7 +18,7 @@ import trio
 
 from .._parts import PartLog, PartLogs
 from .._protocol.chat import Chat
-from .._protocol.wire import Bundle, Ended, EndReason, LegBurst, Select
+from .._protocol.peer_wire import Bundle, Ended, EndReason, LegBurst, Select
 from ._tasks import ConnectionLost
 
 LEGS = 1024

@@ -8,7 +8,6 @@ Pure. Must not know: when something is sent. Who calls: the outlets of the viewe
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from wsproto.connection import Connection, ConnectionType
@@ -17,22 +16,21 @@ from wsproto.events import CloseConnection, Pong
 from .._frames import Taken, framed
 from .._protocol import wire
 from .._protocol.burst import Burst
+from ._stream_frames import TEXT, message_header
 from ._viewer import Ending
 
-_TEXT: Final = 0x81
-"""FIN, and the opcode of text."""
 _SHARED: Final = 32
 """Bursts whose frames are kept. Those who read a log together ask for the same one, one after the other."""
 
 
 def text_frame(payload: bytes) -> bytes:
     """One whole text message."""
-    return _header(len(payload)) + payload
+    return message_header(TEXT, len(payload)) + payload
 
 
 def rows_frame(burst: Burst) -> bytes:
     """The text message of a burst: its rows, as they are in the log, in brackets."""
-    return b"%b[%b]" % (_header(len(burst.rows) + 2), burst.rows)
+    return b"%b[%b]" % (message_header(TEXT, len(burst.rows) + 2), burst.rows)
 
 
 def close_frame(ending: Ending) -> bytes:
@@ -48,14 +46,6 @@ def close_answer(code: int) -> bytes:
 def pong_frame(payload: bytes) -> bytes:
     """What answers a ping."""
     return Connection(ConnectionType.SERVER).send(Pong(payload=payload))
-
-
-def _header(size: int) -> bytes:
-    if size < 126:
-        return struct.pack("!BB", _TEXT, size)
-    if size < 1 << 16:
-        return struct.pack("!BBH", _TEXT, 126, size)
-    return struct.pack("!BBQ", _TEXT, 127, size)
 
 
 HEARTBEAT_FRAME: Final = text_frame(wire.HEARTBEAT)

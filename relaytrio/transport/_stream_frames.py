@@ -142,10 +142,9 @@ class StreamFrames:
         if self._is_client:
             message = TextMessage(data=frame) if isinstance(frame, str) else BytesMessage(data=frame)
             await self._send(self._encoded(message))
-        elif isinstance(frame, str):
-            await self._send(whole_message(TEXT, frame.encode()))
         else:
-            await self._send(whole_message(BINARY, frame))
+            opcode, payload = (TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)
+            await self._send(message_header(opcode, len(payload)) + payload)
 
     async def aclose_forcefully(self) -> None:
         """See `FrameConnection`."""
@@ -251,11 +250,10 @@ class StreamFrames:
             self._sending.release()
 
 
-def whole_message(opcode: int, payload: bytes) -> bytes:
-    """One whole message in one frame that is not masked."""
-    size = len(payload)
+def message_header(opcode: int, size: int) -> bytes:
+    """What stands before so many bytes of a whole message in one frame that is not masked."""
     if size < 126:
-        return struct.pack("!BB", opcode, size) + payload
+        return struct.pack("!BB", opcode, size)
     if size < 1 << 16:
-        return struct.pack("!BBH", opcode, 126, size) + payload
-    return struct.pack("!BBQ", opcode, 127, size) + payload
+        return struct.pack("!BBH", opcode, 126, size)
+    return struct.pack("!BBQ", opcode, 127, size)

@@ -20,7 +20,7 @@ import trio
 from .._errors import ChatNotFound, StoreError
 from .._parts import PartLogs
 from .._protocol.chat import Chat
-from .._protocol.wire import Heartbeat, Release, Select
+from .._protocol.peer_wire import Heartbeat, Release, Select
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Wakeup

@@ -24,7 +24,7 @@ from .._errors import DialError, EngineFailed
 from .._nursery import BodyNursery
 from .._protocol.burst import Burst
 from .._protocol.events import Episode
-from .._protocol.wire import Bundle, Ended, Heartbeat, LegBurst, Release, Select
+from .._protocol.peer_wire import Bundle, Ended, Heartbeat, LegBurst, Release, Select
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Flag, Wakeup

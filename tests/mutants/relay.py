@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "everything passes for a part",
         "relaytrio/_protocol/wire.py",
-        "    beginning = _part_beginning(burst.episode)\n",
-        "    return True\n    beginning = _part_beginning(burst.episode)\n",
+        "    beginning = part_beginning(burst.episode)\n",
+        "    return True\n    beginning = part_beginning(burst.episode)\n",
         _WIRE,
         races=(13,),
     ),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaytrio._errors import InvalidPart, WireError
-from relaytrio._protocol import wire
+from relaytrio._protocol import peer_wire, wire
 from relaytrio._protocol.burst import SEPARATOR, Burst, join
 from relaytrio._protocol.events import (
     LARGEST_NUMBER,
@@ -341,7 +341,7 @@ def test_a_malformed_frame_is_a_wire_error(data: str) -> None:
 @given(data=st.binary() | st.text(st.characters()) | JSON.map(json.dumps))
 def test_any_bytes_are_events_or_a_wire_error(data: bytes | str) -> None:
     """No input makes reading fail in any other way."""
-    for read in (wire.decode_event, wire.decode_frame, lambda data: wire.decode_control(data, limit_bytes=LIMIT)):
+    for read in (wire.decode_event, wire.decode_frame, lambda data: peer_wire.decode_control(data, limit_bytes=LIMIT)):
         try:
             read(data)
         except WireError:
@@ -572,7 +572,7 @@ def test_a_decoded_part_is_as_one_that_was_made() -> None:
 # -------------------------------------------------------------------------------------- control frames
 
 LEG_BURSTS = st.builds(
-    lambda leg, first_seq, count, truncated: wire.LegBurst(
+    lambda leg, first_seq, count, truncated: peer_wire.LegBurst(
         leg, join(EPISODE, first_seq, rows_from(first_seq, count), truncated=truncated)
     ),
     NUMBERS,
@@ -580,11 +580,11 @@ LEG_BURSTS = st.builds(
     st.integers(1, 4),
     st.booleans(),
 )
-CONTROLS: st.SearchStrategy[wire.Control] = st.one_of(
-    st.builds(wire.Select, NUMBERS, TEXTS, EPISODES, NUMBERS, TEXTS, st.booleans()),
-    st.builds(wire.Release, NUMBERS),
+CONTROLS: st.SearchStrategy[peer_wire.Control] = st.one_of(
+    st.builds(peer_wire.Select, NUMBERS, TEXTS, EPISODES, NUMBERS, TEXTS, st.booleans()),
+    st.builds(peer_wire.Release, NUMBERS),
     st.builds(
-        wire.Ended,
+        peer_wire.Ended,
         NUMBERS,
         EPISODES,
         st.sampled_from(["sealed", "not_owner", "over", "refused", "beyond"]),
@@ -592,23 +592,23 @@ CONTROLS: st.SearchStrategy[wire.Control] = st.one_of(
         st.none() | TEXTS,
     ),
     LEG_BURSTS,
-    st.builds(wire.Bundle, st.lists(LEG_BURSTS, min_size=1, max_size=4).map(tuple)),
-    st.just(wire.Heartbeat()),
+    st.builds(peer_wire.Bundle, st.lists(LEG_BURSTS, min_size=1, max_size=4).map(tuple)),
+    st.just(peer_wire.Heartbeat()),
 )
-SELECT = wire.Select(1, "c1", EPISODE, 118, "grant")
-ENDED = wire.Ended(1, EPISODE, "sealed", 118)
-BURST = wire.LegBurst(3, join(EPISODE, 1, rows_from(1, 2)))
-BUNDLE = wire.Bundle((BURST, wire.LegBurst(4, join(EPISODE, 7, rows_from(7, 1), truncated=True))))
+SELECT = peer_wire.Select(1, "c1", EPISODE, 118, "grant")
+ENDED = peer_wire.Ended(1, EPISODE, "sealed", 118)
+BURST = peer_wire.LegBurst(3, join(EPISODE, 1, rows_from(1, 2)))
+BUNDLE = peer_wire.Bundle((BURST, peer_wire.LegBurst(4, join(EPISODE, 7, rows_from(7, 1), truncated=True))))
 
 
-def decode(data: str | bytes) -> wire.Control | None:
-    return wire.decode_control(data, limit_bytes=LIMIT)
+def decode(data: str | bytes) -> peer_wire.Control | None:
+    return peer_wire.decode_control(data, limit_bytes=LIMIT)
 
 
 @given(frame=CONTROLS)
-def test_a_control_frame_survives_the_wire(frame: wire.Control) -> None:
+def test_a_control_frame_survives_the_wire(frame: peer_wire.Control) -> None:
     """Written and read again, a control frame is equal."""
-    assert decode(wire.encode_control(frame)) == frame
+    assert decode(peer_wire.encode_control(frame)) == frame
 
 
 def test_control_frames_look_as_documented() -> None:
@@ -616,8 +616,8 @@ def test_control_frames_look_as_documented() -> None:
     named = [57, 1, "p8r2dq7w3e"]
     expected = {"v": 1, "type": "select", "leg": 1, "chat": "c1", "episode": named, "after_seq": 118, "grant": "grant"}
     expected["bundles"] = False
-    assert json.loads(wire.encode_control(SELECT)) == expected
-    assert json.loads(wire.encode_control(wire.Release(1))) == {"v": 1, "type": "release", "leg": 1}
+    assert json.loads(peer_wire.encode_control(SELECT)) == expected
+    assert json.loads(peer_wire.encode_control(peer_wire.Release(1))) == {"v": 1, "type": "release", "leg": 1}
     expected = {
         "v": 1,
         "type": "ended",
@@ -627,9 +627,9 @@ def test_control_frames_look_as_documented() -> None:
         "last_seq": 118,
         "owner_id": None,
     }
-    assert json.loads(wire.encode_control(ENDED)) == expected
-    assert wire.encode_control(wire.Heartbeat()) == "[]"
-    written = wire.encode_control(BURST)
+    assert json.loads(peer_wire.encode_control(ENDED)) == expected
+    assert peer_wire.encode_control(peer_wire.Heartbeat()) == "[]"
+    written = peer_wire.encode_control(BURST)
     assert isinstance(written, bytes)
     header, _, rows = written.partition(b"\n")
     expected = {"v": 1, "type": "burst", "leg": 3, "episode": named, "first_seq": 1, "count": 2, "truncated": False}
@@ -639,7 +639,7 @@ def test_control_frames_look_as_documented() -> None:
 
 def test_a_bundle_looks_as_documented() -> None:
     """A header that says whose bytes follow, and the rows of all as they are."""
-    written = wire.encode_control(BUNDLE)
+    written = peer_wire.encode_control(BUNDLE)
     assert isinstance(written, bytes)
     header, _, rows = written.partition(b"\n")
     each = [of_leg.burst.rows for of_leg in BUNDLE.bursts]
@@ -655,7 +655,7 @@ def test_a_bundle_looks_as_documented() -> None:
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"{}", lambda data: data + data[-9:]])
 def test_a_bundle_whose_sizes_do_not_fit_is_refused(change: Callable[[bytes], bytes]) -> None:
     """No byte of it belongs to two bursts, or to none."""
-    written = wire.encode_control(BUNDLE)
+    written = peer_wire.encode_control(BUNDLE)
     assert isinstance(written, bytes)
     with pytest.raises(WireError):
         decode(change(written))
@@ -663,7 +663,7 @@ def test_a_bundle_whose_sizes_do_not_fit_is_refused(change: Callable[[bytes], by
 
 def test_a_peer_that_knows_no_bundles_asks_for_none() -> None:
     """A select of an older version says nothing of them."""
-    written = json.loads(wire.encode_control(attrs.evolve(SELECT, bundles=True)))
+    written = json.loads(peer_wire.encode_control(attrs.evolve(SELECT, bundles=True)))
     del written["bundles"]
     assert SELECT == decode(json.dumps(written))
 
@@ -674,11 +674,11 @@ def test_a_grant_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [SELECT, wire.Release(4), ENDED, BURST, BUNDLE], ids=lambda frame: type(frame).__name__
+    "frame", [SELECT, peer_wire.Release(4), ENDED, BURST, BUNDLE], ids=lambda frame: type(frame).__name__
 )
-def test_a_newer_peer_is_understood(frame: wire.Control) -> None:
+def test_a_newer_peer_is_understood(frame: peer_wire.Control) -> None:
     """A greater version and unknown fields change nothing as long as the frame can be read."""
-    written = wire.encode_control(frame)
+    written = peer_wire.encode_control(frame)
     newer: str | bytes
     if isinstance(written, bytes):
         newer = written.replace(b'{"v":1,', b'{"v":2,"new":{"v":"x"},', 1)
@@ -698,7 +698,7 @@ def test_unknown_control_frames_are_passed_over() -> None:
 
 def test_an_unknown_reason_makes_its_reader_look_again() -> None:
     """A reason that this version does not know is read as the one that can only lead to another look and retry."""
-    text = str(wire.encode_control(ENDED)).replace("sealed", "eclipsed")
+    text = str(peer_wire.encode_control(ENDED)).replace("sealed", "eclipsed")
     assert decode(text) == attrs.evolve(ENDED, reason="not_owner")
 
 
@@ -707,7 +707,7 @@ def test_an_unknown_reason_makes_its_reader_look_again() -> None:
 def test_a_spoiled_control_field_is_a_wire_error(name: str, wrong: object) -> None:
     """A control frame with a field missing or of another type or range is refused."""
     for frame in (SELECT, ENDED):
-        fields = json.loads(wire.encode_control(frame))
+        fields = json.loads(peer_wire.encode_control(frame))
         if name not in fields:
             continue
         with pytest.raises(WireError):
@@ -780,26 +780,26 @@ def test_a_burst_that_cannot_be_cut_or_shown_is_refused(data: bytes) -> None:
 
 def test_a_burst_without_the_truncated_mark_is_whole() -> None:
     """What an older peer does not say has its default."""
-    expected = wire.LegBurst(1, Burst(Episode(1, 1, "a"), 1, 2, b"{},\n{}", truncated=False))
+    expected = peer_wire.LegBurst(1, Burst(Episode(1, 1, "a"), 1, 2, b"{},\n{}", truncated=False))
     assert decode(burst_frame(b"{},\n{}", count=2)) == expected
 
 
 @pytest.mark.parametrize(
-    "frame", [SELECT, BURST, wire.Select(1, "ü" * 50, EPISODE, 1, "")], ids=["text", "binary", "wide"]
+    "frame", [SELECT, BURST, peer_wire.Select(1, "ü" * 50, EPISODE, 1, "")], ids=["text", "binary", "wide"]
 )
-def test_a_frame_over_the_limit_is_refused(frame: wire.Control) -> None:
+def test_a_frame_over_the_limit_is_refused(frame: peer_wire.Control) -> None:
     """The limit counts bytes, in text too; a frame of exactly the limit is taken."""
-    written = wire.encode_control(frame)
+    written = peer_wire.encode_control(frame)
     size = len(written if isinstance(written, bytes) else written.encode())
-    assert wire.decode_control(written, limit_bytes=size) == frame
+    assert peer_wire.decode_control(written, limit_bytes=size) == frame
     with pytest.raises(WireError, match=f"more than {size - 1} bytes"):
-        wire.decode_control(written, limit_bytes=size - 1)
+        peer_wire.decode_control(written, limit_bytes=size - 1)
 
 
 @given(frame=CONTROLS, data=st.data())
-def test_a_damaged_control_frame_is_a_frame_or_a_wire_error(frame: wire.Control, data: st.DataObject) -> None:
+def test_a_damaged_control_frame_is_a_frame_or_a_wire_error(frame: peer_wire.Control, data: st.DataObject) -> None:
     """A control frame with one byte changed reads as something else at worst."""
-    written = wire.encode_control(frame)
+    written = peer_wire.encode_control(frame)
     damaged = bytearray(written if isinstance(written, bytes) else written.encode())
     damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     for sent in (bytes(damaged), damaged.decode(errors="replace")):

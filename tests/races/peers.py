@@ -14,7 +14,7 @@ import trio
 from trio.testing import memory_stream_pair
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
-from relaytrio._protocol.wire import Control, Select, decode_control, encode_control
+from relaytrio._protocol.peer_wire import Control, Select, decode_control, encode_control
 from relaytrio._settings import Settings
 from relaytrio.transport.dialer import WebSocketDialer
 from tests.races.stage import dial_with

@@ -9,7 +9,7 @@ from trio_websocket import wrap_server_stream
 from relaytrio._dialer import DialRequest, LegEnd
 from relaytrio._protocol.burst import join
 from relaytrio._protocol.events import CaughtUp, Cursor, Degraded, Episode, MessagePart
-from relaytrio._protocol.wire import Ended, LegBurst, Release, Select, encode_control
+from relaytrio._protocol.peer_wire import Ended, LegBurst, Release, Select, encode_control
 from relaytrio._subscription import Subscription
 from relaytrio.testing import Seams, check_stream, text_burst
 from relaytrio.transport._leg import LEG

@@ -14,7 +14,7 @@ from starlette.types import Message
 from trio.testing import wait_all_tasks_blocked
 
 from relaytrio._engine import open_engine
-from relaytrio._protocol import wire
+from relaytrio._protocol import peer_wire
 from relaytrio._protocol.events import Cursor
 from relaytrio.transport._problems import TYPE_PREFIX
 from relaytrio.transport.grants import (
@@ -423,12 +423,12 @@ async def test_a_replica_with_the_secret_is_served_parts(autojump_clock: trio.te
         granted = make_select_grant(
             SECRET, chat_id=site.chat_id, source="peer", target=site.engine.replica_id, now=time.time()
         )
-        select = wire.encode_control(wire.Select(1, site.chat_id, site.episode, 0, granted))
+        select = peer_wire.encode_control(peer_wire.Select(1, site.chat_id, site.episode, 0, granted))
         assert isinstance(select, str)
         await peer.say(select)
         frame = (await peer.next())["bytes"]
-        burst = wire.decode_control(frame, limit_bytes=10_000)
-        assert isinstance(burst, wire.LegBurst)
+        burst = peer_wire.decode_control(frame, limit_bytes=10_000)
+        assert isinstance(burst, peer_wire.LegBurst)
         assert (1, 2) == (burst.burst.first_seq, burst.burst.count)
         await peer.leave()
         await peer.returned.wait()

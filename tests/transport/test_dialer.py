@@ -30,7 +30,7 @@ from relaytrio._errors import (
 from relaytrio._parts import PartLogs
 from relaytrio._protocol.burst import Burst, join
 from relaytrio._protocol.events import Episode
-from relaytrio._protocol.wire import (
+from relaytrio._protocol.peer_wire import (
     Control,
     Ended,
     Heartbeat,

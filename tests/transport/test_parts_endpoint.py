@@ -17,7 +17,7 @@ from relaytrio._parts import PartLog, PartLogs
 from relaytrio._protocol.burst import Burst, join
 from relaytrio._protocol.chat import Chat
 from relaytrio._protocol.events import Episode
-from relaytrio._protocol.wire import (
+from relaytrio._protocol.peer_wire import (
     Bundle,
     Control,
     Ended,

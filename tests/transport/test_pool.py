@@ -15,7 +15,7 @@ from relaytrio._dialer import DialRequest, Leg, LegEnd
 from relaytrio._errors import DialError, DialRefused, DialTimeout, LegLost
 from relaytrio._protocol.burst import Burst, join
 from relaytrio._protocol.events import Episode
-from relaytrio._protocol.wire import (
+from relaytrio._protocol.peer_wire import (
     Bundle,
     Control,
     Ended,

@@ -11,6 +11,7 @@ Where things are (imports go downwards only):
     _dialer.py           what a relay asks of a dialer
     _relay.py            which worker to follow: the dial as a child scope, retry, hand-over
     _subscription.py     one viewer: watch, merge and relay in one nursery
+    _watch.py, _merge.py what it knows of the store, and what the viewer gets next
     _turn.py, _record.py what a responder holds, and what it shares with its run
     _ownership.py, _run.py  one ownership of a chat: its dealings with the store, its supervisor
     _worker.py           acquire, run the responder, interrupt, recover, hand over at shutdown

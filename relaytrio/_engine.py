@@ -51,8 +51,9 @@ from ._protocol.events import Content, Cursor, Episode, Message, MessageRef, Que
 from ._relay import MultiReplicaRelay, Relay, RelayConfig
 from ._seams import seam
 from ._settings import DEFAULTS, Settings
-from ._subscription import ReplicaParts, Subscription
+from ._subscription import Subscription
 from ._turn import Responder
+from ._watch import ReplicaParts
 from ._worker import Worker
 from .pubsub import derive_pubsub
 from .pubsub._base import Hint, PubSub

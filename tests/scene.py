@@ -20,7 +20,8 @@ from relaytrio._protocol.content import user_message
 from relaytrio._protocol.events import Cursor, Episode, Event, MessagePart, MessageRef
 from relaytrio._relay import MultiReplicaRelay, Relay, RelayConfig
 from relaytrio._settings import Settings
-from relaytrio._subscription import ReplicaParts, Subscription
+from relaytrio._subscription import Subscription
+from relaytrio._watch import ReplicaParts
 from relaytrio.pubsub._base import PubSub
 from relaytrio.stores._base import Outcome, Store
 from relaytrio.stores.memory import MemoryStore

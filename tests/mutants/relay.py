@@ -69,7 +69,7 @@ MUTANTS = (
     ),
     Mutant(
         "the retry is not armed again after a store error at the re-check",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        with trio.move_on_after(self._replica.settings.look_again_seconds):",
         "        with trio.CancelScope():",
         _RELAY,

@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "the last parts are waited for anew with every view",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        elif self.over_since is None:\n",
         "        else:\n",
         _RELAY,
@@ -47,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "a message does not wait for the last parts",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        if live is None or not self._progress.ends_live_episode(view):",
         "        if True:",
         f"{_VIEWER} {_RELAY}",
@@ -55,7 +55,7 @@ MUTANTS = (
     ),
     Mutant(
         "a message waits for parts without a bound",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        return trio.current_time() < self.hold_until",
         "        return True",
         _RELAY,
@@ -71,7 +71,7 @@ MUTANTS = (
     ),
     Mutant(
         "rows of a newer episode do not make watch look",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        if episode != self._episode and (self._episode is None or not episode < self._episode):",
         "        if False:",
         _VIEWER,
@@ -79,7 +79,7 @@ MUTANTS = (
     ),
     Mutant(
         "a page's rest is not read",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        if view.more:\n            self._watch.look()",
         "        if False:\n            self._watch.look()",
         _VIEWER,
@@ -87,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         "a hint of the version that was read is a reason to read again, for ever",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        self._forced, self._hinted = False, 0",
         "        self._forced = False",
         f"{_VIEWER} {_HINTS}",
@@ -95,14 +95,14 @@ MUTANTS = (
     ),
     Mutant(
         "a failed read ends the watch",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         '                    self.tell("store", False, str(error))\n                    self._forced = True',
         '                    self.tell("store", False, str(error))\n                    return',
         f"{_VIEWER} {_RELAY}",
     ),
     Mutant(
         "what was lost of a log is not told",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        if burst.truncated:",
         "        if False:",
         f"{_VIEWER} {_RELAY}",
@@ -142,7 +142,7 @@ MUTANTS = (
     ),
     Mutant(
         "a view that the viewer has not taken stops the news for the relay",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        self.view = self.last_view = view\n",
         "        if self.view is not None:\n            return\n        self.view = self.last_view = view\n",
         _DIALS,
@@ -158,7 +158,7 @@ MUTANTS = (
     ),
     Mutant(
         "a hint is trusted as truth: its version counts as read",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "            self._hinted = max(self._hinted, snapshot_version)",
         "            self._hinted = self._seen = snapshot_version",
         _DIALS,
@@ -166,7 +166,7 @@ MUTANTS = (
     ),
     Mutant(
         "the log is not swapped: merge watches that of the first episode",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        if episode == self._log_watched:",
         "        if self._log_watched is not None:",
         _VIEWER,
@@ -174,7 +174,7 @@ MUTANTS = (
     ),
     Mutant(
         "a viewer that has left still watches a log",
-        "relaytrio/_subscription.py",
+        "relaytrio/_merge.py",
         "        self._log_watch.close()\n\n    async def take",
         "        pass\n\n    async def take",
         _LEAVING,
@@ -252,7 +252,7 @@ MUTANTS = (
     ),
     Mutant(
         "a hint is trusted as the truth",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "            self._hinted = max(self._hinted, snapshot_version)\n",
         "            self._seen = snapshot_version\n",
         _NOTIFIER_RACES,
@@ -260,7 +260,7 @@ MUTANTS = (
     ),
     Mutant(
         "a stale hint is a reason to read",
-        "relaytrio/_subscription.py",
+        "relaytrio/_watch.py",
         "        if snapshot_version > self._seen:\n            self._hinted",
         "        self._forced = True\n        if True:\n            self._hinted",
         _NOTIFIER_RACES,

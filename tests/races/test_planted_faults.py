@@ -12,12 +12,14 @@ import trio
 
 from relaytrio import Cursor
 from relaytrio._hints import Hints
+from relaytrio._merge import Merge
 from relaytrio._ownership import Ownership
 from relaytrio._protocol import chat as chat_rules
 from relaytrio._protocol.chat import Command, EditMessage, FinishTurn, RunCommand
 from relaytrio._protocol.events import Message
 from relaytrio._relay import _Following, _Target
-from relaytrio._subscription import Subscription, _Merge, _Watch
+from relaytrio._subscription import Subscription
+from relaytrio._watch import Watch as Watching
 from relaytrio.stores._base import Candidate, IdempotencyKey, Outcome
 from relaytrio.testing import (
     AnswerPlan,
@@ -114,13 +116,13 @@ def test_a_relay_that_does_not_cancel_the_old_scope(monkeypatch: pytest.MonkeyPa
 def test_a_hint_that_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """CONVERGES: whoever takes a hint for the truth, and reads nothing, shows what is not so."""
 
-    def believe(self: _Watch, snapshot_version: int) -> None:
+    def believe(self: Watching, snapshot_version: int) -> None:
         self._seen = max(self._seen, snapshot_version)
 
     async def no_poll(self: Hints) -> None:
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(_Watch, "hinted", believe)
+    monkeypatch.setattr(Watching, "hinted", believe)
     monkeypatch.setattr(Hints, "_compare", no_poll)
     assert "CONVERGES" == caught(WATCHED_FROM_AFAR)
 
@@ -249,7 +251,7 @@ def test_a_listener_that_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_end_that_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """LAST_PARTS: the message comes after its parts, not in their place."""
-    monkeypatch.setattr(_Merge, "_must_hold", lambda self, view: False)
+    monkeypatch.setattr(Merge, "_must_hold", lambda self, view: False)
     history = History(
         steps=steps(0.5, Send(plan=LONG), 2.0, Send(replica=1, plan=LONG)), viewers=(0, 1, 0, 1), latency_seconds=0.04
     )

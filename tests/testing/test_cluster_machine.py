@@ -17,7 +17,7 @@ from relaytrio import Turn
 from relaytrio._hints import Hints
 from relaytrio._protocol import chat as chat_rules
 from relaytrio._protocol.chat import EditMessage
-from relaytrio._subscription import _Watch
+from relaytrio._watch import Watch
 from relaytrio.testing import EXPLORING, ClusterMachine, ClusterViolation, Operation, Schedule, Send
 
 QUICK = settings(
@@ -142,13 +142,13 @@ def test_a_fault_in_the_rules_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatc
 def test_a_fault_in_the_engine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A viewer that believes each hint, and a poll that compares nothing: what it shows is not so, for ever."""
 
-    def believe(self: _Watch, snapshot_version: int) -> None:
+    def believe(self: Watch, snapshot_version: int) -> None:
         self._seen = max(self._seen, snapshot_version)
 
     async def compare_nothing(self: Hints) -> None:
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(_Watch, "hinted", believe)
+    monkeypatch.setattr(Watch, "hinted", believe)
     monkeypatch.setattr(Hints, "_compare", compare_nothing)
     with pytest.raises(ClusterViolation) as found:
         run(ClusterMachine, settings(SEARCH, phases=[Phase.generate]))

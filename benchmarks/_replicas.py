@@ -26,12 +26,15 @@ from relaytrio._protocol.content import user_message
 from relaytrio._protocol.events import Episode, MessageRef
 from relaytrio._protocol.wire import cursor_prefix, encode_part_row
 from relaytrio._relay import MultiReplicaRelay, RelayConfig
+from relaytrio._turn import Responder
 from relaytrio.stores import MemoryStore, Replica, Store
 from relaytrio.transport._serve import serve
 from relaytrio.transport._stream_frames import StreamFrames
 from relaytrio.transport._upgrade import Opening
 from relaytrio.transport.dialer import WebSocketDialer
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
+
+from ._processes import Stage
 
 SECRET = "a secret of a cluster that is measured"
 WORKER = "00000000-0000-4000-8000-00000000000b"
@@ -151,6 +154,16 @@ async def serving_engine(engine: Engine, port: int, *, asgi: bool) -> AsyncItera
             await nursery.start(partial(relaytrio.serve_viewers, engine, port=port))
         yield
         nursery.cancel_scope.cancel()
+
+
+async def run_worker(stage: Stage, store: str, responder: Responder, asgi: bool) -> None:
+    """A whole replica that generates; says when it can be dialed. Ends with its process."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    async with open_engine(store, responder=responder, address=address, secret=SECRET, settings=SETTINGS) as engine:
+        async with serving_engine(engine, port, asgi=asgi):
+            stage.say("ready")
+            await trio.sleep_forever()
 
 
 def free_port() -> int:

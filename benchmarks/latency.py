@@ -16,7 +16,7 @@ from relaytrio import MessagePart, PreviewReset, open_engine
 
 from . import _peers
 from ._processes import Stage, one_round
-from ._replicas import SECRET, SETTINGS, free_port, percentile, serving_engine
+from ._replicas import SECRET, SETTINGS, percentile, run_worker
 from ._report import Report, Target, at_most, row
 
 READY = 0
@@ -74,15 +74,7 @@ def respond_at(stage: Stage, store: str, rate: float, total: int, asgi: bool) ->
             await turn.send({"type": "text", "text": str(time.monotonic_ns())})
         await trio.sleep_forever()
 
-    async def main() -> None:
-        port = free_port()
-        address = f"http://127.0.0.1:{port}"
-        async with open_engine(store, responder=respond, address=address, secret=SECRET, settings=SETTINGS) as engine:
-            async with serving_engine(engine, port, asgi=asgi):
-                stage.say("ready")
-                await trio.sleep_forever()
-
-    trio.run(main)
+    trio.run(run_worker, stage, store, respond, asgi)
 
 
 def watch(stage: Stage, store: str, total: int) -> None:

@@ -24,10 +24,9 @@ from ._replicas import (
     SETTINGS,
     chat_name,
     episode_of,
-    free_port,
     front,
+    run_worker,
     seq_of,
-    serving_engine,
     serving_parts,
     store_of,
     token_rows,
@@ -210,15 +209,7 @@ def respond_many(stage: Stage, store: str, total: int, asgi: bool) -> None:
             made += BATCH
         await trio.sleep_forever()
 
-    async def main() -> None:
-        port = free_port()
-        address = f"http://127.0.0.1:{port}"
-        async with open_engine(store, responder=respond, address=address, secret=SECRET, settings=SETTINGS) as engine:
-            async with serving_engine(engine, port, asgi=asgi):
-                stage.say("ready")
-                await trio.sleep_forever()
-
-    trio.run(main)
+    trio.run(run_worker, stage, store, respond, asgi)
 
 
 def take_public(stage: Stage, store: str, total: int, decoded: bool) -> None:

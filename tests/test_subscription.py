@@ -456,16 +456,19 @@ async def test_no_row_after_the_turn_ended(autojump_clock: MockClock) -> None:
             assert [] == await at_hand(subscription, 3600.0)
 
 
+class Failing(MemoryStore):
+    """Reads of it fail for as long as the test says so."""
+
+    failing = False
+
+    async def read_view(self, chat_id: str, base: MessageRef) -> View:
+        if self.failing:
+            raise StoreUnavailable("no answer")
+        return await super().read_view(chat_id, base)
+
+
 async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: MockClock) -> None:
     """A store that fails for a while is told as degraded, and what happened meanwhile comes afterwards."""
-
-    class Failing(MemoryStore):
-        failing = False
-
-        async def read_view(self, chat_id: str, base: MessageRef) -> View:
-            if self.failing:
-                raise StoreUnavailable("no answer")
-            return await super().read_view(chat_id, base)
 
     async with open_scene() as scene:
         store = Failing()
@@ -486,7 +489,7 @@ async def test_store_errors_are_told_and_the_stream_goes_on(autojump_clock: Mock
 async def test_a_failed_read_is_made_again_soon_and_both_are_told(autojump_clock: MockClock) -> None:
     """Neither a hint nor the poll is needed for it, and the viewer learns why it waited."""
 
-    class Failing(MemoryStore):
+    class FailingOnce(MemoryStore):
         failing = False
 
         async def read_view(self, chat_id: str, base: MessageRef) -> View:
@@ -496,7 +499,7 @@ async def test_a_failed_read_is_made_again_soon_and_both_are_told(autojump_clock
             return await super().read_view(chat_id, base)
 
     async with open_scene() as scene:
-        store = Failing()
+        store = FailingOnce()
         store.__dict__.update(scene.memory.__dict__)
         scene.replica = attrs.evolve(scene.replica, store=store)
         async with scene.subscribe() as subscription:
@@ -545,14 +548,6 @@ async def test_an_idle_chat_is_read_no_more(autojump_clock: MockClock) -> None:
 
 async def test_who_hears_that_the_store_is_back_does_not_wait(autojump_clock: MockClock) -> None:
     """A hint says that somebody has reached the store: the pause between tries, long by now, ends with it."""
-
-    class Failing(MemoryStore):
-        failing = False
-
-        async def read_view(self, chat_id: str, base: MessageRef) -> View:
-            if self.failing:
-                raise StoreUnavailable("no answer")
-            return await super().read_view(chat_id, base)
 
     async with open_scene() as scene:
         store = Failing()

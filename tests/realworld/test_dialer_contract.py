@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import cast
@@ -15,6 +15,7 @@ from wsproto.connection import ConnectionType
 
 from relaytrio._errors import RelaytrioError
 from relaytrio.testing.contracts import DialerAndPeer, DialerContract, ServedWorker
+from relaytrio.transport._connection import FrameConnection
 from relaytrio.transport._stream_frames import StreamFrames
 from relaytrio.transport._upgrade import Opening
 from relaytrio.transport._websocket import WebSocketFrames
@@ -22,6 +23,32 @@ from relaytrio.transport.dialer import WebSocketDialer
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
 
 SECRET = b"secret"
+
+
+async def serve_worker(worker: ServedWorker, connection: FrameConnection, source: str) -> None:
+    await serve_parts(
+        connection,
+        parts=worker.parts,
+        store=worker.store,
+        replica_id=worker.replica_id,
+        secret=SECRET,
+        source=source,
+        settings=worker.settings,
+    )
+
+
+def peer_at(port: int, worker: ServedWorker, streams: Sequence[trio.SocketStream]) -> DialerAndPeer:
+    """The dialer, and the peer on that port with these connections."""
+
+    async def resolve(replica_id: str) -> str | None:
+        return f"http://127.0.0.1:{port}" if replica_id == worker.replica_id else None
+
+    def cut() -> None:
+        for stream in streams:
+            stream.socket.close()
+
+    dialer = WebSocketDialer(resolve=resolve, replica_id=lambda: "viewer", secret=SECRET, settings=worker.settings)
+    return DialerAndPeer(dialer=dialer, cut=cut, open_connections=lambda: len(streams))
 
 
 @pytest.mark.realworld
@@ -39,35 +66,13 @@ class TestSockets(DialerContract):
             stream = cast("trio.SocketStream", connection._stream)
             streams.append(stream)
             try:
-                await serve_parts(
-                    WebSocketFrames(connection, stream),
-                    parts=worker.parts,
-                    store=worker.store,
-                    replica_id=worker.replica_id,
-                    secret=SECRET,
-                    source=source,
-                    settings=worker.settings,
-                )
+                await serve_worker(worker, WebSocketFrames(connection, stream), source)
             finally:
                 streams.remove(stream)
 
-        def cut() -> None:
-            for stream in streams:
-                stream.socket.close()
-
         async with trio.open_nursery() as nursery:
             server = await nursery.start(partial(serve_websocket, serve, "127.0.0.1", 0, None))
-
-            async def resolve(replica_id: str) -> str | None:
-                return f"http://127.0.0.1:{server.port}" if replica_id == worker.replica_id else None
-
-            yield DialerAndPeer(
-                dialer=WebSocketDialer(
-                    resolve=resolve, replica_id=lambda: "viewer", secret=SECRET, settings=worker.settings
-                ),
-                cut=cut,
-                open_connections=lambda: len(streams),
-            )
+            yield peer_at(server.port, worker, streams)
             nursery.cancel_scope.cancel()
 
 
@@ -92,34 +97,12 @@ class TestOwnListener(DialerContract):
             await stream.send_all(answer)
             streams.append(stream)
             try:
-                await serve_parts(
-                    StreamFrames(stream, ConnectionType.SERVER, worker.settings, came),
-                    parts=worker.parts,
-                    store=worker.store,
-                    replica_id=worker.replica_id,
-                    secret=SECRET,
-                    source=source,
-                    settings=worker.settings,
-                )
+                await serve_worker(worker, StreamFrames(stream, ConnectionType.SERVER, worker.settings, came), source)
             finally:
                 streams.remove(stream)
-
-        def cut() -> None:
-            for stream in streams:
-                stream.socket.close()
 
         async with trio.open_nursery() as nursery:
             (listener,) = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
             port = listener.socket.getsockname()[1]
-
-            async def resolve(replica_id: str) -> str | None:
-                return f"http://127.0.0.1:{port}" if replica_id == worker.replica_id else None
-
-            yield DialerAndPeer(
-                dialer=WebSocketDialer(
-                    resolve=resolve, replica_id=lambda: "viewer", secret=SECRET, settings=worker.settings
-                ),
-                cut=cut,
-                open_connections=lambda: len(streams),
-            )
+            yield peer_at(port, worker, streams)
             nursery.cancel_scope.cancel()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
 import attrs
 import pytest
 import trio
@@ -12,6 +15,8 @@ from ..._protocol.chat import Acquire, Create, EditMessage, FinishTurn, NewMessa
 from ..._protocol.events import NO_MESSAGE, MessageRef
 from ...stores import Fingerprint, Replica, Store, View
 from ._kit import LIMITS, StoreTests, acquire, asked, assistant, live_messages, text, texts
+
+Call: TypeAlias = Callable[[], Awaitable[object]]
 
 
 class StoreReads(StoreTests):
@@ -194,25 +199,16 @@ class StoreReads(StoreTests):
     async def test_every_method_is_a_checkpoint(self) -> None:
         """Whatever is called lets other tasks run and can be cancelled."""
         async with self.open(LIMITS) as store:
-            for call in (
+            calls: Sequence[Call] = (
                 lambda: store.create_chat("c", asked("q")),
                 lambda: store.apply("c", SendMessage(content=text("x"))),
-                lambda: store.read_view("c", NO_MESSAGE),
-                lambda: store.read_chat("c"),
-                lambda: store.read_queue("c"),
-                lambda: store.list_chats(),
-                lambda: store.list_messages("c"),
-                lambda: store.fingerprints(["c"]),
-                lambda: store.candidates(()),
-                lambda: store.owned_by("w"),
                 lambda: store.register(Replica(id="w", address=None, version="1")),
                 lambda: store.heartbeat("w", 0),
-                lambda: store.replicas(),
-                lambda: store.released_locks(["w"]),
+                *_reads(store),
                 lambda: store.unregister("w"),
-                lambda: store.ping(),
                 lambda: store.delete_chat("c"),
-            ):
+            )
+            for call in calls:
                 with assert_checkpoints():
                     await call()
 
@@ -220,19 +216,7 @@ class StoreReads(StoreTests):
         """A read does not hide the cancellation of its caller."""
         async with self.open(LIMITS) as store:
             await store.create_chat("c", asked("q"))
-            for read in (
-                lambda: store.read_view("c", NO_MESSAGE),
-                lambda: store.read_chat("c"),
-                lambda: store.read_queue("c"),
-                lambda: store.list_chats(),
-                lambda: store.list_messages("c"),
-                lambda: store.fingerprints(["c"]),
-                lambda: store.candidates(()),
-                lambda: store.owned_by("w"),
-                lambda: store.replicas(),
-                lambda: store.released_locks(["w"]),
-                lambda: store.ping(),
-            ):
+            for read in _reads(store):
                 with trio.CancelScope() as scope:
                     scope.cancel()
                     await read()
@@ -265,3 +249,20 @@ class StoreReads(StoreTests):
 
 def _said(view: View) -> tuple[bool, MessageRef, list[str]]:
     return view.base_live, view.anchor, texts(view.messages)
+
+
+def _reads(store: Store) -> Sequence[Call]:
+    """All of them, of the chat `c` and the replica `w`."""
+    return (
+        lambda: store.read_view("c", NO_MESSAGE),
+        lambda: store.read_chat("c"),
+        lambda: store.read_queue("c"),
+        lambda: store.list_chats(),
+        lambda: store.list_messages("c"),
+        lambda: store.fingerprints(["c"]),
+        lambda: store.candidates(()),
+        lambda: store.owned_by("w"),
+        lambda: store.replicas(),
+        lambda: store.released_locks(["w"]),
+        lambda: store.ping(),
+    )

@@ -16,7 +16,6 @@ import trio
 
 from relaytrio._settings import DEFAULTS
 from relaytrio.stores import Replica, _postgres_session
-from relaytrio.stores._postgres_presence import DISCLAIM_AFTER_SECONDS
 from relaytrio.stores.postgres import PostgresStore, open_postgres_store
 from tests.postgres_server import PostgresServer
 from tests.realworld.tcp_proxy import open_proxy
@@ -153,7 +152,8 @@ async def test_a_restarted_server_calls_nobody_dead(postgres_server: PostgresSer
         (before,) = await store.replicas()
         await trio.to_thread.run_sync(postgres_server.restart)
         assert frozenset() == await observer.released_locks(["w"])
-        await until(lambda: ask(url, "SELECT lock FROM relaytrio.replicas") != [before.lock])
+        # In between it may be withdrawn: whoever is late to take it again says first that it is not held.
+        await until(lambda: ask(url, "SELECT lock FROM relaytrio.replicas") not in ([before.lock], [""]))
         assert 1 == len(ask(url, HOLDERS))
         assert frozenset() == await observer.released_locks(["w"])
 
@@ -219,8 +219,9 @@ async def test_a_lock_that_cannot_be_taken_again_is_not_claimed(postgres_url: st
         (holder,) = ask(postgres_url, HOLDERS)
         await trio.to_thread.run_sync(end_session)
         try:
-            await trio.sleep(2 * DISCLAIM_AFTER_SECONDS)
-            assert [""] == [row.lock for row in await observer.replicas()]
+            with trio.fail_after(PATIENCE_SECONDS):
+                while [""] != [row.lock for row in await observer.replicas()]:  # noqa: ASYNC110 - it is in the server
+                    await trio.sleep(0.01)
             assert frozenset() == await observer.released_locks(["w"])
         finally:
             with psycopg.connect(postgres_shared_url, autocommit=True) as connection:

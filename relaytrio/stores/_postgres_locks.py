@@ -73,9 +73,9 @@ class ReplicaLocks:
         return self._life if replica_id in self._held else ""
 
     @property
-    def missing(self) -> list[str]:
-        """Replicas that want a lock which is not held now. For any thread."""
-        return [replica_id for replica_id in tuple(self._wanted) if replica_id not in self._held]
+    def wanted(self) -> list[str]:
+        """Replicas whose locks are held, or would be if there were a session. For any thread."""
+        return list(self._wanted)
 
     def opened(self) -> PostgresSession | None:
         """The session, opened if there is none; None behind a pooler. Raises `psycopg.Error`."""

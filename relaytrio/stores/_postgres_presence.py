@@ -109,7 +109,8 @@ class Presence:
     async def _disclaim_if_late(self, disclaim: Disclaim, late: trio.Event) -> None:
         await trio.sleep(DISCLAIM_AFTER_SECONDS)
         late.set()
-        await disclaim(self._locks.missing)
+        # All of them, and not those alone of which it is known by now that they are lost: to find that may take longer.
+        await disclaim(self._locks.wanted)
 
     async def _until_done(self, function: Callable[[], None]) -> None:
         backoff = Backoff(RETRY_SECONDS, RETRY_MAX_SECONDS)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
@@ -16,6 +17,7 @@ import trio
 
 from relaytrio._settings import DEFAULTS
 from relaytrio.stores import Replica, _postgres_session
+from relaytrio.stores._postgres_locks import ReplicaLocks
 from relaytrio.stores.postgres import PostgresStore, open_postgres_store
 from tests.postgres_server import PostgresServer
 from tests.realworld.tcp_proxy import open_proxy
@@ -229,6 +231,30 @@ async def test_a_lock_that_cannot_be_taken_again_is_not_claimed(postgres_url: st
         with trio.fail_after(PATIENCE_SECONDS):
             while not all(row.lock for row in await store.replicas()):  # noqa: ASYNC110 - it is in the server
                 await trio.sleep(0.01)
+
+
+async def test_a_loss_that_takes_long_to_be_found_is_not_claimed(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session has news and nobody has got to look at it yet: meanwhile no lock is claimed."""
+    goes_on = threading.Event()
+    renew = ReplicaLocks.renew
+
+    def renew_late(locks: ReplicaLocks) -> None:
+        goes_on.wait(PATIENCE_SECONDS)
+        renew(locks)
+
+    async with open_trusting(postgres_url) as store:
+        await store.register(W)
+        (before,) = await store.replicas()
+        (holder,) = ask(postgres_url, HOLDERS)
+        monkeypatch.setattr(ReplicaLocks, "renew", renew_late)
+        try:
+            ask(postgres_url, f"SELECT pg_terminate_backend({holder})")
+            await until(lambda: [""] == ask(postgres_url, "SELECT lock FROM relaytrio.replicas"))
+        finally:
+            goes_on.set()
+        await until(lambda: [before.lock] == ask(postgres_url, "SELECT lock FROM relaytrio.replicas"))
 
 
 async def test_a_row_that_another_has_locked_stops_no_watch(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Literal, NoReturn, TypeAlias, TypeVar
 
@@ -48,11 +48,15 @@ class PartLog:
         """No longer among this replica's logs: another one may have its place."""
         self.lost: Literal["truncated", "gap"] = "truncated"
         """Why the rows before `first_seq` are not here, for readers that have not had them."""
+        self.last_seq = 0
+        """The seq of the last row that ever came; 0 before the first."""
         self.size_bytes = 0
         self.left_alone = Flag()
         """Set when the last filler that was not resting has left the copy unsealed: the others must dial now."""
         self._fillers: list[Resting] = []
         self._logs = logs
+        self._limit_bytes = logs.settings.part_log_bytes
+        self._watchers = logs._watchers.setdefault((chat_id, episode), {})
         self._chunks: list[bytes] = []
         """Consecutive rows as they came together, joined by `SEPARATOR`: a burst is kept whole."""
         self._ends = array("q")
@@ -60,14 +64,8 @@ class PartLog:
         self._ends_bytes = array("q")
         """How many bytes of rows, each with a separator, there ever were up to each chunk's end."""
         self._first_seq = 1
-        self._next_seq = 1
         self._bytes_ever = 0
         self._cached: tuple[int, int, int, Burst] | None = None
-
-    @property
-    def last_seq(self) -> int:
-        """The seq of the last row that ever came; 0 before the first."""
-        return self._next_seq - 1
 
     @property
     def first_seq(self) -> int:
@@ -101,15 +99,16 @@ class PartLog:
         With `past_gap` the copy goes on from what is at hand, and its readers are told (`lost`). A copy that has ended
         takes nothing more: it may have been forgotten.
         """
-        if self.ended or burst.last_seq < self._next_seq:
+        if self.ended or burst.last_seq <= self.last_seq:
             return True
         gap = is_gap(burst, self.last_seq)
         if gap and not past_gap:
             return False
-        if burst.first_seq > self._next_seq:
+        if burst.first_seq > self.last_seq + 1:
             self._forget_chunks(len(self._chunks))
             self.lost = "gap" if gap else "truncated"
-            self._first_seq = self._next_seq = burst.first_seq
+            self._first_seq = burst.first_seq
+            self.last_seq = burst.first_seq - 1
         self._add(unknown_rows(burst, self.last_seq), burst.last_seq - self.last_seq)
         return True
 
@@ -129,11 +128,11 @@ class PartLog:
         """
         if after_seq >= self.last_seq or not self._chunks:
             return None
-        if self._cached is not None and self._cached[:3] == (after_seq, self._next_seq, limit_bytes):
+        if self._cached is not None and self._cached[:3] == (after_seq, self.last_seq, limit_bytes):
             return self._cached[3]
         burst = self._cut(after_seq, limit_bytes)
         # Readers wake together and ask for the same rows: they are joined once.
-        self._cached = (after_seq, self._next_seq, limit_bytes, burst)
+        self._cached = (after_seq, self.last_seq, limit_bytes, burst)
         return burst
 
     def _cut(self, after_seq: int, limit_bytes: int) -> Burst:
@@ -161,16 +160,18 @@ class PartLog:
 
     def _add(self, rows: bytes, count: int) -> None:
         size_bytes = len(rows) + len(SEPARATOR)
-        self._next_seq += count
+        self.last_seq += count
         self._bytes_ever += size_bytes
         self._chunks.append(rows)
-        self._ends.append(self._next_seq - 1)
+        self._ends.append(self.last_seq)
         self._ends_bytes.append(self._bytes_ever)
-        self._count(size_bytes)
-        if self.size_bytes > self._logs.settings.part_log_bytes:
+        self.size_bytes += size_bytes
+        if self.size_bytes > self._limit_bytes:
             # A sixteenth more than needed: dropping a row for every row that comes would move the whole list.
-            self._shrink_to(self._logs.settings.part_log_bytes * 15 // 16)
-        self._logs._grown(self, count)
+            self._shrink_to(self._limit_bytes * 15 // 16)
+        self._logs._grown(self, size_bytes, count)
+        if self._watchers:
+            self._wake()
 
     def _shrink_to(self, size_bytes: int) -> None:
         """Drop the oldest rows, but never the last one."""
@@ -214,6 +215,10 @@ class PartLog:
         self.size_bytes += size_bytes
         self._logs.size_bytes += size_bytes
 
+    def _wake(self) -> None:
+        for wake in tuple(self._watchers.values()):
+            wake()
+
 
 class PartLogs:
     """All part logs of one replica, within their limits. Its methods are synchronous, but for `run`."""
@@ -230,11 +235,17 @@ class PartLogs:
         self._ended_at: dict[Key, float] = {}
         """When each ended log ended, in that order; it is forgotten `sealed_log_seconds` later."""
         self._forgetting = Wakeup()
-        self._row_wakes: dict[Key, dict[object, Wake]] = {}
+        self._watchers: dict[Key, dict[object, Wake]] = {}
+        """Of each log that is here or watched."""
         self._chat_wakes: dict[str, dict[object, Callable[[Episode], None]]] = {}
 
     def __len__(self) -> int:
         return len(self._logs)
+
+    @property
+    def watched(self) -> list[Key]:
+        """The logs that somebody watches, whether they are here or not."""
+        return [key for key, watchers in self._watchers.items() if watchers]
 
     def find(self, chat_id: str, episode: Episode) -> PartLog | None:
         """The log of that episode, if there is one here."""
@@ -265,11 +276,11 @@ class PartLogs:
 
     def watching(self, chat_id: str, episode: Episode, wake: Wake) -> AbstractContextManager[None]:
         """Call `wake` for as long as the context lasts, whenever that log appears, grows, ends or is forgotten."""
-        return _Membership(self._row_wakes, (chat_id, episode), wake)
+        return _Membership(self._watchers, (chat_id, episode), wake, kept=self._logs)
 
     def watching_chat(self, chat_id: str, wake: Callable[[Episode], None]) -> AbstractContextManager[None]:
         """Call `wake` with the episode whenever a log of that chat appears."""
-        return _Membership(self._chat_wakes, chat_id, wake)
+        return _Membership(self._chat_wakes, chat_id, wake, kept=())
 
     async def run(self) -> NoReturn:
         """Forget ended logs when their time has come. Costs nothing while there is none."""
@@ -293,13 +304,15 @@ class PartLogs:
         log = self._logs.pop(key)
         log.forgotten = True
         self.size_bytes -= log.size_bytes
-        self._wake(key)
+        log._wake()
+        if not log._watchers:
+            del self._watchers[key]
 
     def _new_log(self, key: Key, *, made_here: bool) -> PartLog:
         log = self._logs[key] = PartLog(self, *key, made_here=made_here)
         for wake in tuple(self._chat_wakes.get(log.chat_id, {}).values()):
             wake(log.episode)
-        self._wake(key)
+        log._wake()
         return log
 
     def _filler_left(self, log: PartLog, *, rested: bool) -> None:
@@ -315,16 +328,16 @@ class PartLogs:
             self._ended_at.pop(key, None)
             self._ended_at[key] = self._clock()
             self._forgetting.set()
-        self._wake(key)
+        log._wake()
 
-    def _grown(self, log: PartLog, rows: int) -> None:
+    def _grown(self, log: PartLog, size_bytes: int, rows: int) -> None:
+        self.size_bytes += size_bytes
         if log.made_here:
             self.rows_made += rows
         else:
             self.rows_copied += rows
         if self.size_bytes > self.settings.part_logs_bytes:
             self._make_room()
-        self._wake((log.chat_id, log.episode))
 
     def _make_room(self) -> None:
         """Ended logs go first, the longest ended before the others; then the largest log loses its oldest rows."""
@@ -340,26 +353,24 @@ class PartLogs:
             if largest.size_bytes == before:
                 return
 
-    def _wake(self, key: Key) -> None:
-        wakes = self._row_wakes.get(key)
-        if wakes:
-            for wake in tuple(wakes.values()):
-                wake()
-
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
 class _Membership(Generic[_K, _V]):
-    """Be one of a group for as long as the context lasts; equal values are members each for itself."""
+    """Be one of a group for as long as the context lasts; equal values are members each for itself.
 
-    __slots__ = ("_groups", "_key", "_value")
+    A group of nobody is forgotten, unless its key is among those that are kept.
+    """
 
-    def __init__(self, groups: dict[_K, dict[object, _V]], key: _K, value: _V) -> None:
+    __slots__ = ("_groups", "_kept", "_key", "_value")
+
+    def __init__(self, groups: dict[_K, dict[object, _V]], key: _K, value: _V, *, kept: Container[_K]) -> None:
         self._groups = groups
         self._key = key
         self._value = value
+        self._kept = kept
 
     def __enter__(self) -> None:
         self._groups.setdefault(self._key, {})[self] = self._value
@@ -367,5 +378,5 @@ class _Membership(Generic[_K, _V]):
     def __exit__(self, *details: object) -> None:
         members = self._groups[self._key]
         del members[self]
-        if not members:
+        if not members and self._key not in self._kept:
             del self._groups[self._key]

@@ -154,8 +154,9 @@ class Record:
         """Like `append`, of one: lists of one would be a fifth of what a token costs."""
         encoded = encode_part(part, limit_bytes=self._settings.part_bytes)
         self.kept.add_one(part, len(encoded))
-        seq = self._log.last_seq + 1
-        self._log.append_row(self._form % (seq, encoded, seq))
+        log = self._log
+        seq = log.last_seq + 1
+        log.append_row(self._form % (seq, encoded, seq))
 
     def append(self, parts: Sequence[Part]) -> None:
         """Send these, all or none. Raises `InvalidPart` and `AnswerTooLarge`. To be called right after `ready`."""

@@ -63,9 +63,10 @@ class Turn:
         """
         # What `ready` does, without one more coroutine for each token.
         await trio.lowlevel.checkpoint()
-        if not self._record.is_ready:
-            await self._record.settled()
-        self._record.append_one(part)
+        record = self._record
+        if record.request is not None or record.over:
+            await record.settled()
+        record.append_one(part)
 
     async def send_many(self, parts: Sequence[Part]) -> None:
         """Send these parts in this order, all of them or, if one is refused, none. Otherwise like `send`."""

@@ -44,7 +44,23 @@ async def test_a_sealed_log_is_kept_for_its_time(kept: PartLogs, autojump_clock:
     assert kept.find(CHAT, EPISODE) is log
     await trio.sleep(0.2)
     assert kept.find(CHAT, EPISODE) is None
-    assert (len(kept), kept.size_bytes) == (0, 0)
+    assert (len(kept), kept.size_bytes, kept._watchers) == (0, 0, {})
+
+
+async def test_who_watches_a_forgotten_log_sees_the_next_one(kept: PartLogs, autojump_clock: MockClock) -> None:
+    """The same episode may have a log again; when the last one who watched has left, nothing is kept for it."""
+    woken = []
+    with kept.watching(CHAT, EPISODE, lambda: woken.append(len(kept))):
+        kept.make(CHAT, EPISODE).seal()
+        await trio.sleep(15.1)
+        assert woken == [1, 1, 0]
+        kept.make(CHAT, EPISODE).append(rows(1, 3))
+        assert woken == [1, 1, 0, 1, 1]
+    kept.make("another", EPISODE).seal()
+    with kept.watching("another", EPISODE, lambda: woken.append(len(kept))):
+        pass
+    await trio.sleep(15.1)
+    assert [(CHAT, EPISODE)] == list(kept._watchers)
 
 
 async def test_a_log_that_has_not_ended_is_never_forgotten(kept: PartLogs, autojump_clock: MockClock) -> None:
@@ -208,7 +224,7 @@ def test_watching_leaves_nothing(logs: PartLogs) -> None:
 
     with pytest.raises(Failure), logs.watching(CHAT, EPISODE, lambda: None), logs.watching_chat(CHAT, print):
         raise Failure
-    assert not logs._row_wakes
+    assert not logs._watchers
     assert not logs._chat_wakes
 
 

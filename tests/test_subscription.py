@@ -684,7 +684,7 @@ async def test_leaving_leaves_nothing(autojump_clock: MockClock) -> None:
         await wait_all_tasks_blocked()
         assert before == trio.lowlevel.current_statistics().tasks_living
         assert 0 == len(scene.hints)
-        assert {} == scene.parts._row_wakes
+        assert [] == scene.parts.watched
         assert {} == scene.parts._chat_wakes
         gc.collect()
 

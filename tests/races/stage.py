@@ -41,7 +41,7 @@ async def nothing_is_left(scene: Scene) -> AsyncIterator[None]:
     scene.dialer.assert_quiet()
     assert 0 == scene.relay.counts.open
     assert 0 == len(scene.hints)
-    assert not scene.parts._row_wakes
+    assert not scene.parts.watched
     assert not scene.parts._chat_wakes
     assert all(log.made_here or not log._fillers for log in scene.parts._logs.values())
 

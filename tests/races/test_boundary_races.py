@@ -37,7 +37,7 @@ async def nothing_left(scene: Scene) -> None:
     """NO_LEAK: no listener, reader, leg or task of a subscription."""
     await wait_all_tasks_blocked()
     assert 0 == len(scene.hints)
-    assert {} == scene.parts._row_wakes
+    assert [] == scene.parts.watched
     assert {} == scene.parts._chat_wakes
     assert not any(dial.pending or dial.open for dial in scene.dialer.dials)
 

@@ -148,7 +148,7 @@ async def test_many_legs_come_and_go_without_a_leak() -> None:
                 assert await anext(aiter(leg)) == join(EPISODE, 1, rows(1, 10))
             for _ in range(worker.accepted):
                 await worker.next_end()
-            assert not worker.parts._row_wakes
+            assert not worker.parts.watched
         gc.collect()
 
 

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 
 from ..._dialer import Dialer, DialRequest, Leg, LegEnd
 from ..._errors import DialError, LegLost
@@ -135,7 +136,7 @@ class DialerContract(ABC):
             first = await self._next(leg)
             assert isinstance(first, Burst)
             assert (True, log.first_seq) == (first.truncated, first.first_seq)
-            whole = attrs.evolve(first, truncated=False)
+            whole = replace(first, truncated=False)
             assert 100 == await self._taken(leg, episode, _checked(whole, episode, log.first_seq - 1), 100)
 
     async def test_a_log_that_has_not_come_yet_is_waited_for(self) -> None:
@@ -377,7 +378,7 @@ class DialerContract(ABC):
     async def _nothing_is_left(self, stage: _Stage) -> None:
         """The dialer has closed its connections, and nobody reads the worker's logs any more."""
         with trio.fail_after(self.patience_seconds):
-            while stage.open_connections() or stage.worker.parts._row_wakes:  # noqa: ASYNC110 - nobody tells of it
+            while stage.open_connections() or stage.worker.parts.watched:  # noqa: ASYNC110 - nobody tells of it
                 await trio.lowlevel.checkpoint()
 
     async def _next(self, leg: Leg) -> Burst | LegEnd:

@@ -27,8 +27,9 @@ class DialRequest:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """The viewer's headers, all of them: the dialer forwards only those that it was told to. Never shown."""
     lay_down: Callable[[Burst], bool] | None = attrs.field(default=None, eq=False, repr=False)
-    """Whoever receives a burst may offer it here first, if none waits before it: True, and it was taken, so that the
-    leg gives it no more; False, and nothing has happened. Synchronous. It spares a task's turn for each burst; a dialer
+    """Whoever receives a burst may offer it here first, if none waits before it, and if its rows were looked through:
+    they are the parts that it says they are. True, and it was taken, so that the leg gives it no more; False, and
+    nothing has happened. Synchronous. It spares a task's turn for each burst, and another look at its rows; a dialer
     need not call it."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Self, TypeAlias
 
-import attrs
+from msgspec import Struct
 
 from ._protocol import wire
 from ._protocol.burst import Burst
@@ -26,8 +26,7 @@ GiveBack: TypeAlias = Callable[[tuple[Event, ...]], None]
 """These were taken, and come next: whoever goes on reading, and in whatever way, has them."""
 
 
-@attrs.frozen
-class Frame:
+class Frame(Struct, frozen=True):
     """Events, ready to be sent: a JSON array in UTF-8, and the cursor after its last event."""
 
     data: bytes

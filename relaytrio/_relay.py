@@ -418,14 +418,13 @@ class _Filling:
         self._asked_again = False
 
     def lay_down(self, burst: Burst) -> bool:
-        """Take a burst that is nothing but the next rows of the wanted episode. False: it is for `run` to decide of."""
+        """Take a burst, certainly of parts, if it is nothing but the next rows of the wanted episode. False: it is for
+        `run` to decide of."""
         copy = self._target.copy
         # What is wanted may be another episode than what was selected: nobody has turned to it yet.
         if copy is None or not burst.episode == self._selected == copy.episode:
             return False
         if burst.first_seq > copy.last_seq + 1:
-            return False
-        if burst.last_seq > copy.last_seq and not are_parts(burst):
             return False
         self._note_health(burst)
         copy.extend(burst)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._dialer import DialRequest
@@ -206,7 +207,7 @@ async def test_a_log_that_lost_its_beginning_is_no_gap(autojump_clock: MockClock
         async with scene.subscribe() as subscription:
             leg = (await scene.dialer.next_dial()).complete()
             await leg.selected()
-            leg.feed(attrs.evolve(text_burst(episode, ["x", "y"], first_seq=100), truncated=True))
+            leg.feed(replace(text_burst(episode, ["x", "y"], first_seq=100), truncated=True))
             events = await until(subscription, MessagePart, seq=101)
             assert 1 == len(leg.selections)
         resets = [event for event in events if isinstance(event, PreviewReset)]

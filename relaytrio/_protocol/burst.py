@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
+from msgspec import Struct
 
 from .events import Episode
 
 SEPARATOR = b",\n"
 
 
-@attrs.frozen
-class Burst:
+class Burst(Struct, frozen=True):  # made in a quarter of the time of an attrs class, for each chat's part
     """Consecutive rows of one episode that travel together."""
 
     episode: Episode

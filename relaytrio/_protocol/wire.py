@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -307,7 +307,6 @@ _ROWS: dict[type[Any], type[_Row]] = {
 _EVENTS = {kind.type: (kind, msgspec.json.Decoder(row)) for kind, row in _ROWS.items()}
 _EVENT_HEAD = msgspec.json.Decoder(_EventHead)
 _RAW_ROWS = msgspec.json.Decoder(list[Raw])
-_PART_ROWS = msgspec.json.Decoder(list[_PartRow])
 _PARTS_OF_BURST = msgspec.json.Decoder(list[_PartOfBurst])
 
 
@@ -337,8 +336,11 @@ def decode_frame(data: bytes | str) -> list[Event]:
 
 
 def decode_rows(burst: Burst) -> list[MessagePart]:
-    """The events of a burst. Raises `WireError`, also if a row is not the one that the burst says it is."""
-    rows, episode = _decoded_rows(burst), burst.episode
+    """The events of a burst whose rows are its episode's (see `are_parts`).
+
+    Raises `WireError`, also if there are others than the burst says.
+    """
+    rows, episode = decode(_PARTS_OF_BURST, encode_frame([burst.rows])), burst.episode
     if len(rows) != burst.count:
         raise WireError(f"not of this protocol: {len(rows)} rows in a burst of {burst.count}")
     events = []
@@ -364,35 +366,24 @@ _set_episode, _set_seq, _set_part, _set_cursor = (
 )
 
 
-def _begin_alike(burst: Burst) -> bool:
-    """Whether each line begins as a part of the burst's episode does, up to the seq."""
-    rows, later, beginning = burst.rows, burst.count - 1, part_beginning(burst.episode)
-    return rows.startswith(beginning) and rows.count(b"\n") == later == rows.count(SEPARATOR + beginning)
-
-
-def _decoded_rows(burst: Burst) -> Sequence[_PartRow | _PartOfBurst]:
-    """The rows of the burst's episode. One that was written by another version may not begin as ours do."""
-    frame = encode_frame([burst.rows])
-    if _begin_alike(burst):
-        return decode(_PARTS_OF_BURST, frame)
-    rows, named = decode(_PART_ROWS, frame), written(burst.episode)
-    if any(row.episode != named for row in rows):
-        raise WireError("not of this protocol: a row of another episode than its burst says")
-    return rows
-
-
 def are_parts(burst: Burst) -> bool:
-    """Whether each row begins as the part of that episode and seq does. Nothing is decoded.
+    """Whether the rows are as many as the burst says, on a line each, and each begins as the part of that episode and
+    seq does. Nothing is decoded.
 
     It is what keeps other events of a peer's making from this replica's viewers.
     """
+    rows, first_seq, later = burst.rows, burst.first_seq, burst.count - 1
     beginning = part_beginning(burst.episode)
-    if not _begin_alike(burst) or not burst.rows.startswith(b'%b%d,"part":' % (beginning, burst.first_seq)):
+    if not rows.startswith(b'%b%d,"part":' % (beginning, first_seq)) or rows.count(b"\n") != later:
         return False
-    # All in one go, and no row is cut out: in every line the seq is at one place. Numbers are compared as they are
-    # written, without sign or leading 0.
-    found = _seqs_at(len(beginning)).findall(burst.rows)
-    return b"[%b]" % b",".join(found) == encode(list(range(burst.first_seq + 1, burst.first_seq + burst.count)))
+    # What follows takes a few calls for all rows at once: none is cut out.
+    if not later:
+        return True
+    if rows.count(b"}%b%b" % (SEPARATOR, beginning)) != later:
+        return False
+    # In every line the seq is at one place. Numbers are compared as they are written, without sign or leading 0.
+    found = _seqs_at(len(beginning)).findall(rows)
+    return b"[%b]" % b",".join(found) == encode(list(range(first_seq + 1, first_seq + 1 + later)))
 
 
 @lru_cache(maxsize=64)

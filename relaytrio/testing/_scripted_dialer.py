@@ -258,7 +258,9 @@ class ScriptedLeg:
             self._news.set()
 
     def _is_laid_down(self, item: Burst | LegEnd) -> bool:
-        return self._lay_down is not None and not self._items and isinstance(item, Burst) and self._lay_down(item)
+        if self._lay_down is None or self._items or not isinstance(item, Burst):
+            return False
+        return wire.are_parts(item) and self._lay_down(item)
 
     def feed_parts(
         self,

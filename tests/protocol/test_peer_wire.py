@@ -10,10 +10,11 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from relaytrio._errors import WireError
 from relaytrio._protocol import peer_wire, wire
-from relaytrio._protocol.burst import Burst, join
+from relaytrio._protocol.burst import join
 from relaytrio._protocol.events import (
     LARGEST_NUMBER,
     Episode,
@@ -208,38 +209,51 @@ def burst_frame(rows: bytes, *, first_seq: object = 1, count: object = 1) -> byt
     return json.dumps(header).encode() + b"\n" + rows
 
 
+ONE, TWO = rows_from(1, 2, Episode(1, 1, "a"))
+WIDE = ONE.replace(b"token", "t\u00f6ken".encode())
+
+
 @pytest.mark.parametrize(
     "data",
     [
         burst_frame(b""),
         burst_frame(b"", count=0),
-        burst_frame(b"{}", count=0),
-        burst_frame(b"{}", count=2),
-        burst_frame(b"{}", count=-1),
-        burst_frame(b"{}", first_seq=0),
-        burst_frame(b"{}", first_seq=None),
-        burst_frame(b"{},\n{}", count=1),
-        burst_frame(b"{}\n{}", count=2),
-        burst_frame(b"{},{}\n", count=2),
-        burst_frame(b"{},\n", count=2),
-        burst_frame(b",\n{}", count=2),
-        burst_frame(b"{},\n{", count=2),
-        burst_frame(b"{},\n[],\n{}", count=3),
-        burst_frame(b'{"a":"\xff"}'),
-        burst_frame(b'{"a":"\xed\xa0\x80"}'),
+        burst_frame(ONE, count=0),
+        burst_frame(ONE, count=2),
+        burst_frame(ONE, count=-1),
+        burst_frame(ONE, first_seq=0),
+        burst_frame(ONE, first_seq=None),
+        burst_frame(ONE, first_seq=2),
+        burst_frame(ONE + b",\n" + TWO, count=1),
+        burst_frame(ONE + b"\n" + TWO, count=2),
+        burst_frame(ONE + b"," + TWO + b"\n", count=2),
+        burst_frame(ONE + b",\n", count=2),
+        burst_frame(b",\n" + TWO, count=2),
+        burst_frame(ONE + b",\n{", count=2),
+        burst_frame(ONE + b",\n{}", count=2),
+        burst_frame(ONE + b",\n[]", count=2),
+        burst_frame(ONE[:-1]),
+        burst_frame(ONE[:-1] + b",\n" + TWO, count=2),
+        burst_frame(ONE + b",\n" + TWO[:-1], count=2),
+        burst_frame(ONE + b",\n" + ONE, count=2),
+        burst_frame(ONE + b",\n" + TWO.replace(b'"a"', b'"b"'), count=2),
+        burst_frame(WIDE.replace(b"\xc3\xb6", b"\xff")),
+        burst_frame(WIDE.replace(b"\xc3\xb6", b"\xed\xa0\x80")),
+        burst_frame(b'{"type":"status"}'),
     ],
     ids=repr,
 )
 def test_a_burst_that_cannot_be_cut_or_shown_is_refused(data: bytes) -> None:
-    """Rows go to browsers unread: they must be as many as announced, a line each, and UTF-8."""
+    """Rows go to browsers unread: they must be the parts that are announced, a line each, and UTF-8."""
     with pytest.raises(WireError):
         decode(data)
 
 
-def test_a_burst_without_the_truncated_mark_is_whole() -> None:
+@pytest.mark.parametrize("rows", [[ONE], [ONE, TWO], [WIDE], [WIDE, TWO]], ids=repr)
+def test_a_burst_without_the_truncated_mark_is_whole(rows: list[bytes]) -> None:
     """What an older peer does not say has its default."""
-    expected = peer_wire.LegBurst(1, Burst(Episode(1, 1, "a"), 1, 2, b"{},\n{}", truncated=False))
-    assert decode(burst_frame(b"{},\n{}", count=2)) == expected
+    expected = peer_wire.LegBurst(1, join(Episode(1, 1, "a"), 1, rows, truncated=False))
+    assert decode(burst_frame(expected.burst.rows, count=len(rows))) == expected
 
 
 @pytest.mark.parametrize(
@@ -311,7 +325,7 @@ def test_no_row_of_a_burst_is_passed_over(run_id: str, first_seq: int, count: in
     )
     assert not wire.are_parts(join(episode, first_seq, [*good[:place], bad, *good[place + 1 :]]))
     more = join(episode, first_seq, [*good, b'{"type":"status"}'])
-    assert not wire.are_parts(attrs.evolve(more, count=count))
+    assert not wire.are_parts(replace(more, count=count))
 
 
 @given(data=st.binary() | st.text(st.characters()) | JSON.map(json.dumps))

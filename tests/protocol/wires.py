@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from relaytrio._protocol import wire
-from relaytrio._protocol.events import LARGEST_NUMBER, Episode, Part
+from relaytrio._protocol.events import LARGEST_NUMBER, Episode, MessageRef, Part
 
 LIMIT = 256 * 1024
 EPISODE = Episode(57, 1, "p8r2dq7w3e")
@@ -35,3 +35,10 @@ def rows_from(first_seq: int, count: int, episode: Episode = EPISODE) -> list[by
         wire.encode_part_row(episode, seq, PREFIX, TEXT_PART, limit_bytes=LIMIT)
         for seq in range(first_seq, first_seq + count)
     ]
+
+
+def text_rows(*seqs: int, episode: Episode = EPISODE, size: int = 0) -> list[bytes]:
+    """Rows of parts whose texts are of that size."""
+    part: Part = {"type": "text", "text": "x" * size}
+    prefix = wire.cursor_prefix(MessageRef(1, "a"), episode)
+    return [wire.encode_part_row(episode, seq, prefix, part, limit_bytes=LIMIT) for seq in seqs]

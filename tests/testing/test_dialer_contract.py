@@ -12,6 +12,7 @@ from typing import cast
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 
 from relaytrio._dialer import Dialer, DialRequest, Leg, LegEnd
 from relaytrio._engine import Engine
@@ -107,7 +108,7 @@ class _Broken:
 
     async def __anext__(self) -> Burst | LegEnd:
         item = await anext(aiter(self.leg))
-        return attrs.evolve(item, truncated=False) if isinstance(item, Burst) else item
+        return replace(item, truncated=False) if isinstance(item, Burst) else item
 
 
 @attrs.frozen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any, cast
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 from wsproto.events import BytesMessage, CloseConnection
@@ -53,6 +53,7 @@ from relaytrio.transport.grants import (
     check_select_grant,
 )
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
+from tests.protocol.wires import text_rows
 from tests.transport.anonymous_tls import anonymous_tls
 
 SECRET = b"secret"
@@ -69,7 +70,7 @@ Behaviour = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 def burst(*seqs: int, episode: Episode = EPISODE, size: int = 0) -> Burst:
-    return join(episode, seqs[0], [json.dumps({"seq": seq, "text": "x" * size}).encode() for seq in seqs])
+    return join(episode, seqs[0], text_rows(*seqs, episode=episode, size=size))
 
 
 # ----------------------------------------------------------------------------------------------- the peer
@@ -631,7 +632,7 @@ async def test_selects_go_out_in_order() -> None:
 async def test_bursts_and_ends_come_as_they_were_sent() -> None:
     """In order, with all they say."""
     async with cluster() as made, made.dial() as (leg, peer):
-        cut = attrs.evolve(burst(4, 5), truncated=True)
+        cut = replace(burst(4, 5), truncated=True)
         await peer.say(LegBurst(LEG, cut))
         await peer.say(Ended(LEG, EPISODE, "sealed", 5))
         await peer.say(Ended(LEG, NEXT, "not_owner", 0, "replica-c"))
@@ -969,7 +970,7 @@ async def test_a_dialer_and_an_endpoint_carry_an_answer(autojump_clock: MockCloc
                 log, copy = parts.make("chat", episode), []
                 await leg.select(episode, 0)
                 for seq in range(1, 51):
-                    log.append(burst(seq).split())
+                    log.append(burst(seq, episode=episode).split())
                     await trio.sleep(0.5 if seq % 10 else 20)
                 log.seal()
                 async for brought in leg:
@@ -978,7 +979,7 @@ async def test_a_dialer_and_an_endpoint_carry_an_answer(autojump_clock: MockCloc
                         break
                     assert brought.first_seq == len(copy) + 1
                     copy += brought.split()
-                assert copy == burst(*range(1, 51)).split()
+                assert copy == burst(*range(1, 51), episode=episode).split()
         assert source == HERE
         assert remote.all_closed
-    assert not parts._row_wakes
+    assert not parts.watched

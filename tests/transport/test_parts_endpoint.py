@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -41,6 +40,7 @@ from relaytrio.transport.grants import (
     make_select_grant,
 )
 from relaytrio.transport.parts_endpoint import CLOSING_SECONDS, TOGETHER, authorize_peer, serve_parts
+from tests.protocol.wires import text_rows
 
 SECRET = b"secret"
 HERE, PEER = "replica-b", "replica-a"
@@ -50,12 +50,16 @@ NEXT = Episode(5, 3, "run0")
 MUCH = 1 << 20
 
 
-def rows(*seqs: int, size: int = 0) -> list[bytes]:
-    return [json.dumps({"seq": seq, "text": "x" * size}).encode() for seq in seqs]
+def rows(*seqs: int, episode: Episode = EPISODE, size: int = 0) -> list[bytes]:
+    return text_rows(*seqs, episode=episode, size=size)
+
+
+def append(log: PartLog, *seqs: int, size: int = 0) -> None:
+    log.append(rows(*seqs, episode=log.episode, size=size))
 
 
 def burst(*seqs: int, episode: Episode = EPISODE, leg: int = 1, truncated: bool = False) -> LegBurst:
-    return LegBurst(leg, join(episode, seqs[0], rows(*seqs), truncated=truncated))
+    return LegBurst(leg, join(episode, seqs[0], rows(*seqs, episode=episode), truncated=truncated))
 
 
 def sealed(last_seq: int, episode: Episode = EPISODE, leg: int = 1) -> Ended:
@@ -172,14 +176,14 @@ class Endpoint:
 
     def log(self, *seqs: int, episode: Episode = EPISODE, seal: bool = False, chat: str = "chat") -> PartLog:
         log = self.parts.make(chat, episode)
-        log.append(rows(*seqs))
+        append(log, *seqs)
         if seal:
             log.seal()
         return log
 
     @property
     def watched(self) -> int:
-        return len(self.parts._row_wakes)
+        return len(self.parts.watched)
 
     async def serve(self) -> None:
         with self.scope:
@@ -266,7 +270,7 @@ async def test_a_lone_row_leaves_at_once(endpoint: Endpoint) -> None:
     async with endpoint.running() as peer:
         peer.select()
         await peer.nothing_comes()
-        log.append(rows(1))
+        append(log, 1)
         await wait_all_tasks_blocked()
         assert decode_control(peer._from_endpoint.receive_nowait(), limit_bytes=MUCH) == burst(1)
 
@@ -276,10 +280,10 @@ async def test_what_accumulates_during_a_send_goes_into_one_frame(endpoint: Endp
     log = endpoint.log()
     async with endpoint.running() as peer:
         peer.select()
-        log.append(rows(1))
+        append(log, 1)
         await wait_all_tasks_blocked()
         for seq in range(2, 101):
-            log.append(rows(seq))
+            append(log, seq)
             await wait_all_tasks_blocked()
         assert [await peer.next(), await peer.next()] == [burst(1), burst(*range(2, 101))]
         log.seal()
@@ -289,7 +293,7 @@ async def test_what_accumulates_during_a_send_goes_into_one_frame(endpoint: Endp
 async def test_a_frame_has_at_most_the_bytes_of_a_burst(make: Callable[..., Endpoint]) -> None:
     """What does not fit into one frame goes into the next."""
     endpoint = make(burst_bytes=1000)
-    endpoint.parts.make("chat", EPISODE).append(rows(*range(1, 51), size=40))
+    append(endpoint.parts.make("chat", EPISODE), *range(1, 51), size=40)
     async with endpoint.running() as peer:
         peer.select()
         got: list[Burst] = []
@@ -308,16 +312,16 @@ async def test_rows_of_several_legs_travel_in_one_frame(endpoint: Endpoint) -> N
         for leg in (1, 2, 3):
             peer.select(leg=leg, chat=f"chat{leg}", bundles=leg == 2)
         await wait_all_tasks_blocked()
-        logs[0].append(rows(1))
+        append(logs[0], 1)
         await wait_all_tasks_blocked()  # ... and waits to be taken; what comes meanwhile goes together
         for log in logs:
-            log.append(rows(log.last_seq + 1))
+            append(log, log.last_seq + 1)
         logs[1].seal()
         assert burst(1) == await peer.next()
         assert Bundle((burst(2), burst(1, leg=2), burst(1, leg=3))) == await peer.next()
         assert sealed(1, leg=2) == await peer.next()
         await peer.nothing_comes()
-        logs[0].append(rows(3))
+        append(logs[0], 3)
         assert burst(3) == await peer.next()
 
 
@@ -328,9 +332,9 @@ async def test_an_end_is_not_overtaken_by_a_bundle(endpoint: Endpoint) -> None:
         peer.select(leg=1, chat="chat1", bundles=True)
         peer.select(leg=2, chat="chat2", bundles=True)
         await wait_all_tasks_blocked()
-        first.append(rows(1))
+        append(first, 1)
         await wait_all_tasks_blocked()
-        second.append(rows(1))
+        append(second, 1)
         first.seal()
         await wait_all_tasks_blocked()
         assert [burst(1), burst(1, leg=2), sealed(1)] == [await peer.next() for _ in range(3)]
@@ -342,10 +346,10 @@ async def test_an_older_peer_gets_no_bundle(endpoint: Endpoint) -> None:
     async with endpoint.running() as peer:
         for leg in (1, 2):
             peer.select(leg=leg, chat=f"chat{leg}")
-        logs[0].append(rows(1))
+        append(logs[0], 1)
         await wait_all_tasks_blocked()
-        logs[0].append(rows(2))
-        logs[1].append(rows(1))
+        append(logs[0], 2)
+        append(logs[1], 1)
         frames = [await peer.next() for _ in range(3)]
     assert [burst(1), burst(2), burst(1, leg=2)] == sorted(frames, key=lambda frame: frame.leg)  # type: ignore[union-attr]
 
@@ -354,7 +358,7 @@ async def test_a_bundle_has_at_most_the_bytes_of_a_burst(make: Callable[..., End
     """A leg whose turn comes late in it waits for the next, or gets there what is left of the room."""
     endpoint = make(burst_bytes=1000)
     for leg in range(1, 11):
-        endpoint.parts.make(f"chat{leg}", EPISODE).append(rows(*range(1, 11), size=20))
+        append(endpoint.parts.make(f"chat{leg}", EPISODE), *range(1, 11), size=20)
     taken: dict[int, list[bytes]] = {leg: [] for leg in range(1, 11)}
     async with endpoint.running() as peer:
         for leg in range(1, 11):
@@ -453,7 +457,7 @@ async def test_a_flood_on_one_leg_does_not_hold_up_another(make: Callable[..., E
         peer.select(leg=2, chat="other")
         assert _leg((await peer.next()) or Heartbeat()) == 1
         await wait_all_tasks_blocked()
-        other.append(rows(1))
+        append(other, 1)
         got = [await peer.next() for _ in range(3)]
     assert burst(1, leg=2) in got
 
@@ -466,7 +470,7 @@ async def test_two_legs_of_one_episode_are_woken_independently(endpoint: Endpoin
         peer.select(leg=2)
         peer.say(Release(1))
         await peer.nothing_comes()
-        log.append(rows(1))
+        append(log, 1)
         assert await peer.next() == burst(1, leg=2)
         await peer.nothing_comes()
 
@@ -483,7 +487,7 @@ async def test_a_select_replaces_an_unsealed_one_at_once(endpoint: Endpoint) -> 
         assert await peer.next() == burst(1)
         peer.select(NEXT)
         assert await peer.next() == burst(1, 2, episode=NEXT)
-        former.append(rows(2))
+        append(former, 2)
         former.seal()
         await peer.nothing_comes()
         assert endpoint.watched == 1
@@ -509,7 +513,7 @@ async def test_a_log_sealed_after_the_next_select_came_is_left(endpoint: Endpoin
         peer.select()
         peer.select(NEXT)
         await wait_all_tasks_blocked()
-        former.append(rows(1))
+        append(former, 1)
         former.seal()
         assert await peer.next() == burst(1, episode=NEXT)
         await peer.nothing_comes()
@@ -547,7 +551,7 @@ async def test_parts_that_come_fast_come_together(endpoint: Endpoint) -> None:
         nursery.start_soon(take)
         await wait_all_tasks_blocked()
         for seq in range(1, 1001):
-            log.append(rows(seq))
+            append(log, seq)
             await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked()
         assert 1000 == sum(got)
@@ -563,12 +567,12 @@ async def test_a_part_that_comes_alone_leaves_at_once(endpoint: Endpoint) -> Non
         peer.select()
         await wait_all_tasks_blocked()
         for seq in range(1, 4):
-            log.append(rows(seq))
+            append(log, seq)
             assert burst(seq) == await peer.next()
             await wait_all_tasks_blocked()
         turns = 0
         while peer.sending is None:
-            log.append(rows(4 + turns))
+            append(log, 4 + turns)
             turns += 1
             await trio.lowlevel.checkpoint()
         assert turns <= 3
@@ -597,7 +601,7 @@ async def test_a_released_leg_gets_nothing_more(endpoint: Endpoint) -> None:
         peer.say(Release(1))
         await wait_all_tasks_blocked()
         assert endpoint.watched == 0
-        log.append(rows(1))
+        append(log, 1)
         await peer.nothing_comes()
         peer.select()
         assert await peer.next() == burst(1)
@@ -622,7 +626,7 @@ async def test_a_log_that_is_not_there_yet_is_waited_for(endpoint: Endpoint) -> 
         await peer.nothing_comes()
         log = endpoint.log()
         await peer.nothing_comes()
-        log.append(rows(1))
+        append(log, 1)
         assert await peer.next() == burst(1)
     assert endpoint.chats.reads == 1
 
@@ -695,7 +699,7 @@ async def test_while_the_store_hangs_everything_else_goes_on(endpoint: Endpoint)
         endpoint.chats.owned_by("replica-c")
         endpoint.chats.gate.set()
         await peer.nothing_comes()
-        log.append(rows(2))
+        append(log, 2)
         assert await peer.next() == burst(2)
 
 
@@ -780,7 +784,7 @@ async def test_a_refused_select_changes_nothing_else(endpoint: Endpoint) -> None
         peer.select()
         peer.select(NEXT, grant="bad")
         assert await peer.next() == Ended(1, NEXT, "refused", 0)
-        log.append(rows(1))
+        append(log, 1)
         assert await peer.next() == burst(1)
 
 
@@ -791,7 +795,7 @@ async def test_an_open_leg_is_never_checked_again(endpoint: Endpoint) -> None:
         peer.select()
         await wait_all_tasks_blocked()
         endpoint.now += 1e6
-        log.append(rows(1))
+        append(log, 1)
         assert await peer.next() == burst(1)
 
 
@@ -873,7 +877,7 @@ async def test_an_idle_connection_carries_heartbeats(endpoint: Endpoint, autojum
         assert await peer.next() == Heartbeat()
         assert trio.current_time() - start == 15
         await trio.sleep(10)
-        log.append(rows(1))
+        append(log, 1)
         assert await peer.next() == burst(1)
         assert await peer.next() == Heartbeat()
         assert trio.current_time() - start == 40
@@ -897,7 +901,7 @@ async def test_a_peer_that_stops_reading_is_cut(endpoint: Endpoint, autojump_clo
     async with endpoint.running() as peer:
         peer.select()
         await trio.sleep(14)
-        log.append(rows(2))
+        append(log, 2)
         assert peer.reason is None
         await trio.sleep(2)
         await endpoint.ends("taken nothing")

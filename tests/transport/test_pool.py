@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relaytrio._dialer import DialRequest, Leg, LegEnd
@@ -30,6 +31,7 @@ from relaytrio._protocol.peer_wire import (
 from relaytrio._settings import Settings
 from relaytrio.transport import _shared_leg
 from relaytrio.transport.pool import LegPool, open_leg_pool
+from tests.protocol.wires import text_rows
 
 WORKER, OTHER = "worker", "other"
 FIRST, SECOND, THIRD = (Episode(version, 1, "run") for version in (1, 2, 3))
@@ -89,7 +91,7 @@ class Wire:
         )
 
     def rows(self, *seqs: int, episode: Episode = FIRST, chat_id: str = "c", size: int = 1) -> None:
-        rows = [b'{"seq":%d,"text":"%b"}' % (seq, b"x" * size) for seq in seqs]
+        rows = text_rows(*seqs, episode=episode, size=size)
         self.say(LegBurst(self.number(episode, chat_id), join(episode, seqs[0], rows)))
 
     def end(self, reason: EndReason = "sealed", last_seq: int = 0, *, episode: Episode = FIRST) -> None:
@@ -229,9 +231,10 @@ async def test_a_bundle_brings_each_its_own(scene: Scene, autojump_clock: MockCl
     assert all(frame.bundles for frame in scene.wire.taken if isinstance(frame, Select))
     bursts = [(FIRST, 1), (SECOND, 1), (FIRST, 2)]
     of_legs = [
-        LegBurst(scene.wire.number(episode), join(episode, seq, [b'{"seq":%d}' % seq])) for episode, seq in bursts
+        LegBurst(scene.wire.number(episode), join(episode, seq, text_rows(seq, episode=episode)))
+        for episode, seq in bursts
     ]
-    scene.wire.say(Bundle((*of_legs, attrs.evolve(of_legs[0], leg=99))))
+    scene.wire.say(Bundle((*of_legs, replace(of_legs[0], leg=99))))
     await wait_all_tasks_blocked()
     assert {FIRST: [1, 2], SECOND: [1]} == scene.copies
     assert (1, 1) == (len(first.took), len(second.took))
@@ -239,8 +242,8 @@ async def test_a_bundle_brings_each_its_own(scene: Scene, autojump_clock: MockCl
 
 async def test_bursts_that_wait_are_taken_as_one(scene: Scene, autojump_clock: MockClock) -> None:
     """As far as they follow each other, and not beyond what one burst may hold."""
-    large = b'{"text":"%b"}' % (b"x" * (_shared_leg.JOINED_BYTES - 200))
-    rows = [b'{"seq":1}', b'{"seq":2}', large, large, b'{"seq":5}', b'{"seq":7}', b'{"seq":8}']
+    large = text_rows(3, 4, episode=FIRST, size=_shared_leg.JOINED_BYTES - 500)
+    rows = [*text_rows(1, 2, episode=FIRST), *large, *text_rows(5, 7, 8, episode=FIRST)]
     async with scene.pool.dial(DialRequest("c", WORKER)) as leg:
         await leg.select(FIRST, 0)
         await wait_all_tasks_blocked()
@@ -277,7 +280,7 @@ async def test_rows_are_laid_down_as_they_come(scene: Scene, autojump_clock: Moc
         scene.wire.rows(1)
         scene.wire.rows(2, 3)
         await wait_all_tasks_blocked()
-        assert [b'{"seq":%d,"text":"x"}' % seq for seq in (1, 2, 3)] == ledge.rows
+        assert text_rows(1, 2, 3, episode=FIRST, size=1) == ledge.rows
         assert 1 == len(other.took)
         ledge.takes = False
         other.leg.close()  # type: ignore[attr-defined]

@@ -144,7 +144,8 @@ class Record:
         return self.request is None and not self.over
 
     async def settled(self) -> None:
-        """Like `ready`, for who has been through a checkpoint and found that it is not."""
+        """Like `ready`, for who has found that it is not."""
+        await trio.lowlevel.checkpoint()
         while self.request is not None and not self.request.finishes:
             await self._settled.wait()
         if not self.is_ready:

@@ -61,17 +61,26 @@ class Turn:
         A checkpoint; cancelled, nothing was sent. During a `commit` it waits for its end. Raises `InvalidPart`,
         `AnswerTooLarge` and `TurnOver`.
         """
-        # What `ready` does, without one more coroutine for each token.
-        await trio.lowlevel.checkpoint()
         record = self._record
+        await trio.lowlevel.checkpoint_if_cancelled()
         if record.request is not None or record.over:
             await record.settled()
-        record.append_one(part)
+        try:
+            record.append_one(part)
+        finally:
+            # Others run when the part has left, and not before it: it is under way a turn of the loop earlier.
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def send_many(self, parts: Sequence[Part]) -> None:
         """Send these parts in this order, all of them or, if one is refused, none. Otherwise like `send`."""
-        await self._record.ready()
-        self._record.append(parts)
+        record = self._record
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not record.is_ready:
+            await record.settled()
+        try:
+            record.append(parts)
+        finally:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def commit(self, messages: Sequence[MessageLike] | None = None) -> None:
         """Store messages in the chat's history, and go on with the turn: a tool's call and result, say.

@@ -304,7 +304,7 @@ MUTANTS = (
     Mutant(
         "a log grows without a bound",
         "relaytrio/_parts.py",
-        "        if self.size_bytes > self._logs.settings.part_log_bytes:",
+        "        if self.size_bytes > self._limit_bytes:",
         "        if False:",
         f"{_PARTS} {_VIEWER}",
     ),

@@ -79,19 +79,20 @@ class PartLog:
 
     def append_row(self, row: bytes) -> None:
         """Add the next row. Raises `trio.ClosedResourceError` once it is sealed."""
-        self._check_open()
+        if self.sealed:
+            raise self._closed()
         self._add(row, 1)
 
     def append(self, rows: Sequence[bytes]) -> None:
         """Add the next rows. Raises `trio.ClosedResourceError` once it is sealed."""
-        self._check_open()
+        if self.sealed:
+            raise self._closed()
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS]
             self._add(SEPARATOR.join(chunk), len(chunk))
 
-    def _check_open(self) -> None:
-        if self.sealed:
-            raise trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
+    def _closed(self) -> trio.ClosedResourceError:
+        return trio.ClosedResourceError(f"the log of episode {self.episode} is sealed")
 
     def extend(self, burst: Burst, *, past_gap: bool = False) -> bool:
         """Add what is unknown of a burst to a copy. False, and nothing is added, if rows are missing before it.
@@ -169,7 +170,14 @@ class PartLog:
         if self.size_bytes > self._limit_bytes:
             # A sixteenth more than needed: dropping a row for every row that comes would move the whole list.
             self._shrink_to(self._limit_bytes * 15 // 16)
-        self._logs._grown(self, size_bytes, count)
+        logs = self._logs
+        logs.size_bytes += size_bytes
+        if self.made_here:
+            logs.rows_made += count
+        else:
+            logs.rows_copied += count
+        if logs.size_bytes > logs._limit_bytes:
+            logs._make_room()
         if self._watchers:
             self._wake()
 
@@ -230,6 +238,7 @@ class PartLogs:
         """Rows that were made here, ever."""
         self.rows_copied = 0
         """Rows that came over legs and were not known here before, ever."""
+        self._limit_bytes = settings.part_logs_bytes
         self._clock = clock
         self._logs: dict[Key, PartLog] = {}
         self._ended_at: dict[Key, float] = {}
@@ -330,18 +339,9 @@ class PartLogs:
             self._forgetting.set()
         log._wake()
 
-    def _grown(self, log: PartLog, size_bytes: int, rows: int) -> None:
-        self.size_bytes += size_bytes
-        if log.made_here:
-            self.rows_made += rows
-        else:
-            self.rows_copied += rows
-        if self.size_bytes > self.settings.part_logs_bytes:
-            self._make_room()
-
     def _make_room(self) -> None:
         """Ended logs go first, the longest ended before the others; then the largest log loses its oldest rows."""
-        target = self.settings.part_logs_bytes * 15 // 16
+        target = self._limit_bytes * 15 // 16
         for key in list(self._ended_at):
             if self.size_bytes <= target:
                 return

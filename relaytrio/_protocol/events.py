@@ -166,7 +166,7 @@ class MessageEvent:
     cursor: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)  # see `wire.decode_rows`
 class MessagePart:
     """A piece of the answer that is being generated."""
 

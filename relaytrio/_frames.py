@@ -7,6 +7,7 @@ these are; servers, which send frames.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
 from typing import Self, TypeAlias
 
 from msgspec import Struct
@@ -15,6 +16,8 @@ from ._protocol import wire
 from ._protocol.burst import Burst
 from ._protocol.events import Event
 
+MADE_TOGETHER = 64
+"""Parts, for who takes them one by one."""
 Taken: TypeAlias = Burst | tuple[Event, ...]
 """What a viewer gets next: rows as they are in the log, or other events."""
 Item: TypeAlias = tuple[str, Taken]
@@ -78,6 +81,13 @@ class Frames:
 def decoded(taken: Taken) -> Sequence[Event]:
     """The events that were taken."""
     return wire.decode_rows(taken) if isinstance(taken, Burst) else taken
+
+
+def one_by_one(taken: Taken) -> Iterator[Event]:
+    """The events that were taken, made as they are asked for."""
+    if isinstance(taken, Burst):
+        return chain.from_iterable(wire.decode_rows_by(MADE_TOGETHER, taken))
+    return iter(taken)
 
 
 def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:

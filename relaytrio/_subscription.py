@@ -20,7 +20,7 @@ from typing import Self
 import trio
 
 from ._errors import SubscriptionFailed
-from ._frames import Bursts, Frames, Item, Taken, decoded
+from ._frames import Bursts, Frames, Item, Taken, one_by_one
 from ._held import Held
 from ._latest import Latest
 from ._merge import Merge, WatchingLog
@@ -103,7 +103,7 @@ class Subscription:
                 self.cursor = event.cursor
                 return event
             _, taken = await self._take()
-            self._left = iter(decoded(taken))
+            self._left = one_by_one(taken)
 
     def bursts(self) -> Bursts:
         """The stream as lists of events: whatever is there when it is asked for comes at once."""

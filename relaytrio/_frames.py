@@ -29,7 +29,7 @@ GiveBack: TypeAlias = Callable[[tuple[Event, ...]], None]
 """These were taken, and come next: whoever goes on reading, and in whatever way, has them."""
 
 
-class Frame(Struct, frozen=True):
+class Frame(Struct, frozen=True, gc=False):
     """Events, ready to be sent: a JSON array in UTF-8, and the cursor after its last event."""
 
     data: bytes

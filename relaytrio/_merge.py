@@ -82,7 +82,7 @@ class Merge:
         if not waited:
             # Shielded: it is already taken, and a cancelled viewer resumes from its cursor.
             await trio.lowlevel.cancel_shielded_checkpoint()
-        return str(self._progress.cursor), taken
+        return self._progress.cursor_text, taken
 
     def next(self) -> Taken | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""

@@ -100,7 +100,12 @@ class PartLog:
         With `past_gap` the copy goes on from what is at hand, and its readers are told (`lost`). A copy that has ended
         takes nothing more: it may have been forgotten.
         """
-        if self.ended or burst.last_seq <= self.last_seq:
+        if self.ended:
+            return True
+        if burst.first_seq == self.last_seq + 1:
+            self._add(burst.rows, burst.count)
+            return True
+        if burst.last_seq <= self.last_seq:
             return True
         gap = is_gap(burst, self.last_seq)
         if gap and not past_gap:
@@ -138,6 +143,9 @@ class PartLog:
 
     def _cut(self, after_seq: int, limit_bytes: int) -> Burst:
         """Whole chunks as far as they fit, after the rest of the one in which the reader stands, if it is one."""
+        if len(self._ends) > 1 and after_seq == self._ends[-2] and len(self._chunks[-1]) <= limit_bytes:
+            # As nearly always: the reader has all but what came last.
+            return Burst(self.episode, after_seq + 1, self.last_seq - after_seq, self._chunks[-1])
         first_seq = max(after_seq + 1, self._first_seq)
         truncated = first_seq > after_seq + 1
         chunk = bisect_left(self._ends, first_seq)

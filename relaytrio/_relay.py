@@ -141,6 +141,8 @@ class _Target:
         self._grace_seconds = grace_seconds
         """How long a viewer waits for the last rows of an episode that is over."""
         self._attended: dict[Episode, tuple[PartLog, ExitStack]] = {}
+        self._wanted: PartLog | None = None
+        """The copy of the wanted episode."""
         self._over_at: dict[Episode, float] = {}
         """When each attended episode but the wanted one was followed by another."""
 
@@ -151,12 +153,12 @@ class _Target:
             self.leaving, self.scope.deadline = False, float("inf")
         if notification.episode == self.episode:
             return
-        former, self.episode = self.episode, notification.episode
+        former, self.episode, self._wanted = self.episode, notification.episode, None
         if former is not None:
             self._over_at[former] = trio.current_time()
         if self.episode is not None:
             self.retry.reset()
-            self._attend(self.episode)
+            self._wanted = self._attend(self.episode)
             self._leave_the_old()
         self._change()
 
@@ -174,13 +176,12 @@ class _Target:
     @property
     def is_done(self) -> bool:
         """Nothing is wanted that is not here."""
-        copy = None if self.episode is None else self.attended(self.episode)
-        return copy is None or copy.sealed
+        return self._wanted is None or self._wanted.sealed
 
     @property
     def copy(self) -> PartLog | None:
         """The copy that is to be filled, if there is one."""
-        return None if self.episode is None or self.is_done else self.attended(self.episode)
+        return None if self._wanted is None or self._wanted.sealed else self._wanted
 
     def attended(self, episode: Episode) -> PartLog | None:
         """The copy of that episode, if it is one that this target fills."""
@@ -203,19 +204,23 @@ class _Target:
         """Stop to attend the copies of other episodes."""
         for episode in [episode for episode in self._attended if episode not in kept]:
             self._over_at.pop(episode, None)
-            self._attended.pop(episode)[1].close()
+            copy, stack = self._attended.pop(episode)
+            if copy is self._wanted:
+                self._wanted = None
+            stack.close()
 
     def _leave_the_old(self) -> None:
         """Nobody waits any more for what is over for so long; what followed fast may all still be on its way."""
         since = trio.current_time() - self._grace_seconds
         self.leave_all_but(self.episode, *(former for former, over_at in self._over_at.items() if over_at > since))
 
-    def _attend(self, episode: Episode) -> None:
+    def _attend(self, episode: Episode) -> PartLog:
         self._over_at.pop(episode, None)
         if episode not in self._attended:
             stack = ExitStack()
             copy = stack.enter_context(self._params.parts.filling(self._params.chat_id, episode, self._is_resting))
             self._attended[episode] = (copy, stack)
+        return self._attended[episode][0]
 
     def _is_resting(self) -> bool:
         return self.resting
@@ -416,6 +421,8 @@ class _Filling:
         self._selected: Episode | None = None
         self._selected_after = 0
         self._asked_again = False
+        self._healthy = False
+        """It was told that this leg is healthy, and a failure would be its end."""
 
     def lay_down(self, burst: Burst) -> bool:
         """Take a burst, certainly of parts, if it is nothing but the next rows of the wanted episode. False: it is for
@@ -492,7 +499,8 @@ class _Filling:
 
     def _note_health(self, burst: Burst) -> None:
         """A row beyond what was selected says that this leg is healthy, known here or not."""
-        if burst.episode == self._selected and burst.last_seq > self._selected_after:
+        if not self._healthy and burst.episode == self._selected and burst.last_seq > self._selected_after:
+            self._healthy = True
             self._target.retry.reset()
             self._row_came()
 

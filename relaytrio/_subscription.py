@@ -129,20 +129,17 @@ class Subscription:
             raise trio.BusyResourceError("another task is reading this subscription")
         self._taking = True
         try:
-            item = await self._take_left() or await self._merge.take()
+            left = tuple(self._left)
+            if left:
+                # What whoever read before has left. Shielded: it is already taken.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                item: Item = left[-1].cursor, left
+            else:
+                item = await self._merge.take()
         finally:
             self._taking = False
         self._since_checkpoint = 0
         return item
-
-    async def _take_left(self) -> Item | None:
-        """What whoever read before has left. A checkpoint if there is anything."""
-        left = tuple(self._left)
-        if not left:
-            return None
-        # Shielded: it is already taken.
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return left[-1].cursor, left
 
     def _give_back(self, events: tuple[Event, ...]) -> None:
         self._left = iter(events)

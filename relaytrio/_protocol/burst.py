@@ -15,7 +15,7 @@ from .events import Episode
 SEPARATOR = b",\n"
 
 
-class Burst(Struct, frozen=True):  # made in a quarter of the time of an attrs class, for each chat's part
+class Burst(Struct, frozen=True, gc=False):  # made in a quarter of the time of an attrs class, for each chat's part
     """Consecutive rows of one episode that travel together."""
 
     episode: Episode

@@ -9,6 +9,7 @@ Must not know: sockets, when something is sent, what a log is. Who calls: the di
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import attrs
@@ -19,7 +20,7 @@ from .._errors import WireError
 from .burst import Burst
 from .encoding import HEARTBEAT, EpisodeFields, Number, Positive, decode, encode, written
 from .events import Episode
-from .wire import are_parts
+from .wire import EPISODES_AT_ONCE, are_parts
 
 PROTOCOL_VERSION = 1
 """Goes up when an older peer would misunderstand a frame; new fields and types do not raise it."""
@@ -62,7 +63,7 @@ class Ended:
     """The replica id of the chat's owner, where the reason is `not_owner` and there is one."""
 
 
-class LegBurst(Struct, frozen=True):
+class LegBurst(Struct, frozen=True, gc=False):
     """Rows for a leg."""
 
     leg: int
@@ -130,11 +131,11 @@ class _BurstHeader(_ControlHead):
     truncated: bool = False
 
     def frame(self, rows: bytes) -> LegBurst:
-        burst = Burst(Episode(*self.episode), self.first_seq, self.count, rows, self.truncated)
+        burst = Burst(_episode(self.episode), self.first_seq, self.count, rows, self.truncated)
         return LegBurst(self.leg, _check_rows(burst))
 
 
-class _Bundled(Struct):
+class _Bundled(Struct, gc=False):
     leg: Number
     episode: EpisodeFields
     first_seq: Positive
@@ -152,7 +153,7 @@ class _BundleHeader(_ControlHead):
         for bundled in self.bursts:
             own_rows = rows[begin : begin + bundled.size]
             begin += bundled.size
-            burst = Burst(Episode(*bundled.episode), bundled.first_seq, bundled.count, own_rows, bundled.truncated)
+            burst = Burst(_episode(bundled.episode), bundled.first_seq, bundled.count, own_rows, bundled.truncated)
             bursts.append(LegBurst(bundled.leg, _check_rows(burst)))
         if begin != len(rows):
             raise WireError("not of this protocol: a bundle of another size than its bursts")
@@ -200,6 +201,12 @@ def encode_control(frame: Control) -> str | bytes:
         case _:
             text = HEARTBEAT
     return text.decode()
+
+
+@lru_cache(maxsize=EPISODES_AT_ONCE)
+def _episode(fields: EpisodeFields) -> Episode:
+    """One object for each: it comes with every burst, and names what is looked up."""
+    return Episode(*fields)
 
 
 def _bundled(leg: int, burst: Burst) -> _Bundled:

@@ -72,6 +72,8 @@ class Progress:
     """The live episode of the last whole view that was taken: the only one whose rows are taken."""
     caught_up: bool = False
     _told: dict[str, object] = attrs.field(factory=dict)
+    _prefix: tuple[MessageRef, Episode, str] | None = None
+    """How the cursors of that episode's parts begin after that message."""
 
     @classmethod
     def start(cls, cursor: Cursor) -> Progress:
@@ -84,6 +86,17 @@ class Progress:
         if self.episode is None or self.seq == 0:
             return Cursor(self.base)
         return Cursor(self.base, self.episode, self.seq)
+
+    @property
+    def cursor_text(self) -> str:
+        """`str(cursor)`. From burst to burst only the seq changes."""
+        base, episode = self.base, self.episode
+        if episode is None or self.seq == 0:
+            return str(self.cursor)
+        prefix = self._prefix
+        if prefix is None or prefix[0] is not base or prefix[1] is not episode:
+            prefix = self._prefix = (base, episode, str(Cursor(base, episode)).removesuffix("0"))
+        return f"{prefix[2]}{self.seq}"
 
     def fits(self, view: StoreView) -> bool:
         """Whether the view follows what this viewer has now; otherwise it has to be read again."""

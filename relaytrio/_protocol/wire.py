@@ -51,6 +51,9 @@ from .events import (
 PART_DEPTH = 64
 """How deep lists and objects of a part may be nested: far beyond use, far below what a decoder's stack bears."""
 
+EPISODES_AT_ONCE = 4096
+"""Of so many at once it is kept how their rows begin; of more it has to be found each time."""
+
 # ----------------------------------------------------------------------------------------------- parts
 
 
@@ -415,7 +418,7 @@ def _seqs_at(place: int) -> re.Pattern[bytes]:
     return re.compile(rb'\n.{%d}([0-9]{1,20}),"part":' % place, re.DOTALL)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=EPISODES_AT_ONCE)
 def part_beginning(episode: Episode) -> bytes:
     """How each row of an episode begins, up to its seq."""
     example = encode(_PartRow(written(episode), 0, Raw(b"{}"), ""))

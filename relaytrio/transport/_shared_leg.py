@@ -124,6 +124,8 @@ class Stream:
 
     def _tell_others(self, burst: Burst, taker: SharedLeg | None = None) -> None:
         """Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it."""
+        if not self._not_told:
+            return
         told, self._not_told = self._not_told, set()
         for leg in self._legs:
             if leg in told and leg is not taker:

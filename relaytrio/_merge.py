@@ -77,7 +77,11 @@ class Merge:
                 raise trio.ClosedResourceError("the subscription was left")
             if self._watch.ending is not None:
                 raise self._watch.ending
-            await self._wait()
+            if self.hold_until is None:
+                await self._watch.news.wait()
+            else:
+                with trio.move_on_at(self.hold_until):
+                    await self._watch.news.wait()
             waited = True
         if not waited:
             # Shielded: it is already taken, and a cancelled viewer resumes from its cursor.
@@ -181,10 +185,3 @@ class Merge:
         self._log_watched = episode
         if episode is not None:
             self._log_watch.enter_context(self.watching(self._chat_id, episode))
-
-    async def _wait(self) -> None:
-        if self.hold_until is None:
-            await self._watch.news.wait()
-            return
-        with trio.move_on_at(self.hold_until):
-            await self._watch.news.wait()

@@ -141,7 +141,7 @@ class _Target:
         self._grace_seconds = grace_seconds
         """How long a viewer waits for the last rows of an episode that is over."""
         self._attended: dict[Episode, tuple[PartLog, ExitStack]] = {}
-        self._wanted: PartLog | None = None
+        self.wanted: PartLog | None = None
         """The copy of the wanted episode."""
         self._over_at: dict[Episode, float] = {}
         """When each attended episode but the wanted one was followed by another."""
@@ -153,12 +153,12 @@ class _Target:
             self.leaving, self.scope.deadline = False, float("inf")
         if notification.episode == self.episode:
             return
-        former, self.episode, self._wanted = self.episode, notification.episode, None
+        former, self.episode, self.wanted = self.episode, notification.episode, None
         if former is not None:
             self._over_at[former] = trio.current_time()
         if self.episode is not None:
             self.retry.reset()
-            self._wanted = self._attend(self.episode)
+            self.wanted = self._attend(self.episode)
             self._leave_the_old()
         self._change()
 
@@ -176,12 +176,12 @@ class _Target:
     @property
     def is_done(self) -> bool:
         """Nothing is wanted that is not here."""
-        return self._wanted is None or self._wanted.sealed
+        return self.wanted is None or self.wanted.sealed
 
     @property
     def copy(self) -> PartLog | None:
         """The copy that is to be filled, if there is one."""
-        return None if self._wanted is None or self._wanted.sealed else self._wanted
+        return None if self.wanted is None or self.wanted.sealed else self.wanted
 
     def attended(self, episode: Episode) -> PartLog | None:
         """The copy of that episode, if it is one that this target fills."""
@@ -205,8 +205,8 @@ class _Target:
         for episode in [episode for episode in self._attended if episode not in kept]:
             self._over_at.pop(episode, None)
             copy, stack = self._attended.pop(episode)
-            if copy is self._wanted:
-                self._wanted = None
+            if copy is self.wanted:
+                self.wanted = None
             stack.close()
 
     def _leave_the_old(self) -> None:
@@ -427,13 +427,15 @@ class _Filling:
     def lay_down(self, burst: Burst) -> bool:
         """Take a burst, certainly of parts, if it is nothing but the next rows of the wanted episode. False: it is for
         `run` to decide of."""
-        copy = self._target.copy
+        copy = self._target.wanted
         # What is wanted may be another episode than what was selected: nobody has turned to it yet.
-        if copy is None or not burst.episode == self._selected == copy.episode:
+        selected = self._selected
+        if copy is None or not (copy.episode is selected or copy.episode == selected):
             return False
-        if burst.first_seq > copy.last_seq + 1:
+        if copy.sealed or burst.episode != selected or burst.first_seq > copy.last_seq + 1:
             return False
-        self._note_health(burst)
+        if not self._healthy:
+            self._note_health(burst)
         copy.extend(burst)
         return True
 

@@ -79,18 +79,22 @@ class Stream:
         elif self._items:
             self._wake_one()
 
-    def put(self, item: Burst | LegEnd) -> None:
+    def put(self, burst: Burst) -> None:
         """It came."""
-        if isinstance(item, Burst) and not self._items and self._lay_down(item):
+        if not self._items and self._lay_down(burst):
             return
-        self._items.append(item)
-        if isinstance(item, Burst):
-            self._size_bytes += len(item.rows)
+        self._items.append(burst)
+        self._size_bytes += len(burst.rows)
         if self._size_bytes > WAITING_BYTES:
             self._peer.drop(self, release=True)
             self.lose("more of an episode has come than is taken")
         else:
             self._wake_one()
+
+    def end(self, end: LegEnd) -> None:
+        """It came, and nothing more will."""
+        self._items.append(end)
+        self._wake_one()
 
     def take(self, taker: SharedLeg) -> Burst | LegEnd | None:
         """What came first of what nobody has taken. Whoever takes it lays it down before it lets others run."""
@@ -115,17 +119,16 @@ class Stream:
     def _lay_down(self, burst: Burst) -> bool:
         """Whether a leg has taken it at once."""
         for leg in self._legs:
-            if leg.lay_down(burst):
+            if not leg.told and leg.lay_down is not None and leg.lay_down(burst):
                 self.taken_seq = max(self.taken_seq, burst.last_seq)
-                self._not_told.discard(leg)
-                self._tell_others(burst)
+                if self._not_told:
+                    self._not_told.discard(leg)
+                    self._tell_others(burst)
                 return True
         return False
 
     def _tell_others(self, burst: Burst, taker: SharedLeg | None = None) -> None:
         """Each leg sees one, and so that it is healthy; its copy has the rows already when it comes to it."""
-        if not self._not_told:
-            return
         told, self._not_told = self._not_told, set()
         for leg in self._legs:
             if leg in told and leg is not taker:
@@ -166,19 +169,16 @@ class SharedLeg:
 
     def __init__(self, peer: Peer, request: DialRequest) -> None:
         self.waits = False
+        self.told: deque[Burst | LegEnd] = deque()
+        """What others have taken, and comes to this one first."""
+        self.lay_down = request.lay_down
         self._peer = peer
         self._request = request
         self._streams: dict[Stream, None] = {}
-        self._told: deque[Burst | LegEnd] = deque()
         self._lost: str | None = None
         self._news = Wakeup()
 
     # What the streams say; all synchronous.
-
-    def lay_down(self, burst: Burst) -> bool:
-        """Whether whoever has this leg takes it at once. What it was told comes first."""
-        lay_down = self._request.lay_down
-        return lay_down is not None and not self._told and lay_down(burst)
 
     def wake(self) -> None:
         """There is something to take."""
@@ -186,7 +186,7 @@ class SharedLeg:
 
     def tell(self, item: Burst | LegEnd) -> None:
         """Another leg has taken this."""
-        self._told.append(item)
+        self.told.append(item)
         self._news.set()
 
     def forget(self, stream: Stream) -> None:
@@ -203,7 +203,7 @@ class SharedLeg:
         for stream in self._streams:
             stream.leave(self)
         self._streams.clear()
-        self._told.clear()
+        self.told.clear()
         self.lose("it was closed")
 
     # What the relay does.
@@ -235,8 +235,8 @@ class SharedLeg:
         return item
 
     def _take(self) -> Burst | LegEnd | None:
-        if self._told:
-            return self._told.popleft()
+        if self.told:
+            return self.told.popleft()
         for stream in self._streams:
             item = stream.take(self)
             if item is not None:

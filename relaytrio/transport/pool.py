@@ -214,16 +214,23 @@ class _Peer:
                     for of_leg in bursts:
                         self._bring(of_leg.leg, of_leg.burst)
                 case Ended(number, episode, reason, last_seq, owner_id):
-                    self._bring(number, LegEnd(episode, reason, last_seq, owner_id))
+                    stream = self._stream(number, episode)
+                    if stream is not None:
+                        stream.end(LegEnd(episode, reason, last_seq, owner_id))
                 case Heartbeat() | None:
                     pass
                 case _:
                     raise ConnectionLost("it sent a frame that is not its to send")
 
-    def _bring(self, number: int, item: Burst | LegEnd) -> None:
-        stream = self.streams.get(number)  # none: it was released meanwhile
-        if stream is not None and item.episode == stream.episode:
-            stream.put(item)
+    def _bring(self, number: int, burst: Burst) -> None:
+        stream = self._stream(number, burst.episode)
+        if stream is not None:
+            stream.put(burst)
+
+    def _stream(self, number: int, episode: Episode) -> Stream | None:
+        """None: it was released meanwhile."""
+        stream = self.streams.get(number)
+        return stream if stream is not None and stream.episode == episode else None
 
     async def _write(self, connection: FrameConnection) -> NoReturn:
         while True:

@@ -131,8 +131,8 @@ MUTANTS = (
     Mutant(
         "rows are laid down though rows before them are missing",
         "relaytrio/_relay.py",
-        "        if burst.first_seq > copy.last_seq + 1:\n            return False\n",
-        "",
+        " or burst.first_seq > copy.last_seq + 1:",
+        ":",
         f"{_RELAY}::test_a_gap_is_selected_again_once_and_then_told",
         races=(3,),
     ),
@@ -147,8 +147,8 @@ MUTANTS = (
     Mutant(
         "rows of the selected episode are laid down in the wanted one",
         "relaytrio/_relay.py",
-        "not burst.episode == self._selected == copy.episode",
-        "burst.episode != self._selected",
+        "        if copy is None or not (copy.episode is selected or copy.episode == selected):",
+        "        if copy is None:",
         f"{_RELAY}::test_rows_that_come_before_the_relay_has_turned",
         races=(7,),
     ),

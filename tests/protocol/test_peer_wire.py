@@ -310,9 +310,13 @@ def test_no_row_of_a_burst_is_passed_over(run_id: str, first_seq: int, count: in
     assert wire.are_parts(join(episode, first_seq, good))
     place = data.draw(st.integers(0, count - 1))
     seq = str(first_seq + place).encode()
+    cut = data.draw(st.integers(0, len(good[place])))
     bad = data.draw(
         st.sampled_from(
             [
+                good[place][:cut] + b"\n" + good[place][cut:],
+                good[place][:cut] + b",\n" + good[place][cut:],
+                good[place][:cut] + b"\n" + good[place],
                 made(episode, max(1, first_seq + place - 1) if first_seq + place > 1 else 2),
                 made(attrs.evolve(episode, run_id="other"), first_seq + place),
                 made(attrs.evolve(episode, history_version=6), first_seq + place),

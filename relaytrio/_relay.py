@@ -432,12 +432,12 @@ class _Filling:
         selected = self._selected
         if copy is None or not (copy.episode is selected or copy.episode == selected):
             return False
-        if copy.sealed or burst.episode != selected or burst.first_seq > copy.last_seq + 1:
-            return False
-        if not self._healthy:
-            self._note_health(burst)
-        copy.extend(burst)
-        return True
+        follows = burst.episode == selected and burst.first_seq <= copy.last_seq + 1 and not copy.sealed
+        if follows:
+            if not self._healthy:
+                self._note_health(burst)
+            copy.extend(burst)
+        return follows
 
     async def run(self, leg: Leg) -> None:
         """Return when no episode was wanted for `idle_leg_seconds`, or the chat has left and all is here.

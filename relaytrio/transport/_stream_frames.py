@@ -30,6 +30,7 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .._settings import Settings
+from ._stream_bytes import StreamBytes
 from ._websocket import CLOSED_TOO_SOON, HandshakeFailed
 
 FRAMES_PER_CHECKPOINT: Final = 64
@@ -105,6 +106,7 @@ class StreamFrames:
 
     def __init__(self, stream: trio.abc.Stream, role: ConnectionType, settings: Settings, came: bytes = b"") -> None:
         self._stream = stream
+        self._bytes = StreamBytes(stream)
         self._is_client = role is ConnectionType.CLIENT
         self._protocol = Connection(role)
         self._limit_bytes = settings.leg_frame_bytes
@@ -153,7 +155,7 @@ class StreamFrames:
     # ---------------------------------------------------------------------------------------- what comes
 
     async def _fill(self) -> None:
-        data = await self._stream.receive_some(self._receive_bytes)
+        data = await self._bytes.receive(self._receive_bytes)
         if not data:
             raise trio.BrokenResourceError("the WebSocket was lost")
         self._came += data
@@ -244,7 +246,7 @@ class StreamFrames:
             if self._spoilt:
                 raise trio.BrokenResourceError("the WebSocket is closed")
             self._spoilt = True
-            await self._stream.send_all(data)
+            await self._bytes.send(data)
             self._spoilt = False
         finally:
             self._sending.release()

@@ -131,8 +131,8 @@ MUTANTS = (
     Mutant(
         "rows are laid down though rows before them are missing",
         "relaytrio/_relay.py",
-        " or burst.first_seq > copy.last_seq + 1:",
-        ":",
+        " and burst.first_seq <= copy.last_seq + 1 and",
+        " and",
         f"{_RELAY}::test_a_gap_is_selected_again_once_and_then_told",
         races=(3,),
     ),

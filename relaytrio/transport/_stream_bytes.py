@@ -1,0 +1,70 @@
+"""The bytes of a leg, as they go and come over its stream.
+
+Over a plain socket each of them takes one call of the system: what a stream does around it is a good part of what a
+lone token costs at either end. All other streams (TLS, those of tests) are used as they are. Must not know: frames. Who
+calls: `_stream_frames.py`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+
+class StreamBytes:
+    """Reads and writes a stream. One task reads and one writes; closing is for whoever has the stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._socket: trio.socket.SocketType | None = None
+        """If the stream is that and nothing else."""
+        if isinstance(stream, trio.SocketStream) and os.name == "posix":
+            self._socket = stream.socket
+
+    async def receive(self, limit_bytes: int) -> bytes:
+        """What has come, when there is something; empty: nothing more will come. A checkpoint.
+
+        Raises `trio.BrokenResourceError` when the connection is lost, `trio.ClosedResourceError` when it was closed.
+        """
+        if self._socket is None:
+            return bytes(await self._stream.receive_some(limit_bytes))
+        while True:
+            descriptor = _descriptor(self._socket)
+            await trio.lowlevel.wait_readable(descriptor)
+            try:
+                return os.read(descriptor, limit_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it; if that is cancelled, perhaps only some. A checkpoint. Raises as `receive` does."""
+        if self._socket is None:
+            await self._stream.send_all(data)
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sent = _write(self._socket, data)
+        if sent == len(data):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            with memoryview(data) as whole:
+                await self._stream.send_all(whole[sent:])
+
+
+def _write(plain: trio.socket.SocketType, data: bytes) -> int:
+    """As much as the system takes now."""
+    try:
+        return os.write(_descriptor(plain), data)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
+
+
+def _descriptor(plain: trio.socket.SocketType) -> int:
+    descriptor = plain.fileno()
+    if descriptor < 0:
+        raise trio.ClosedResourceError("the socket was closed")
+    return descriptor

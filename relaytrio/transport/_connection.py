@@ -10,7 +10,8 @@ Must not know: legs, logs, WebSockets. Who calls: the dialer's legs, the parts e
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import NoReturn, Protocol, TypeVar
 
 import trio
 
@@ -20,6 +21,8 @@ from .._settings import Settings
 from ._tasks import ConnectionLost
 
 _T = TypeVar("_T")
+_LOST = (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError)
+_CLOSED = "the connection was closed"
 
 
 class FrameConnection(Protocol):
@@ -42,28 +45,89 @@ class FrameConnection(Protocol):
         """Close at once: no closing handshake, no waiting for the peer, not even when cancelled. Twice is fine."""
 
 
-async def receive_control(connection: FrameConnection, settings: Settings) -> Control | None:
-    """The next frame; None if it is of a type unknown here. Raises `ConnectionLost`."""
-    try:
-        # Not `fail_after`: a scope by itself costs half as much, and this is done for every frame.
-        with trio.move_on_after(settings.silence_seconds):
-            return decode_control(await connection.receive(), limit_bytes=settings.leg_frame_bytes)
-    except WireError as error:
-        reason = f"it sent what is no frame: {error}"
-    except (trio.EndOfChannel, trio.BrokenResourceError, trio.ClosedResourceError):
-        reason = "the connection was closed"
-    else:
-        reason = f"nothing was heard from it for {settings.silence_seconds:g} s"
-    raise ConnectionLost(reason)
+class PromptConnection:
+    """A `FrameConnection` that can also send without waiting, in whatever step something comes to be sent."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is under way: neither a task's send, nor the rest of an earlier frame."""
+        raise NotImplementedError
+
+    def send_now(self, frame: str | bytes) -> bool:
+        """Send a frame on a connection that is free: True, and it is out. False: only some of it; see `flush`.
+
+        Raises `trio.BrokenResourceError` when the connection is lost; so does `flush` then.
+        """
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        """Send what `send_now` has left. Waits while the peer does not read. A checkpoint."""
+        raise NotImplementedError
+
+
+class Incoming:
+    """What a peer sends: read by one task, while another one sees to it that it does not stay silent."""
+
+    def __init__(self, connection: FrameConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._waits_since: float | None = None
+        """In Trio's time; None: nobody waits for a frame."""
+
+    async def next(self) -> Control | None:
+        """The next frame; None if it is of a type unknown here. Raises `ConnectionLost`."""
+        self._waits_since = trio.current_time()
+        try:
+            frame = await self._connection.receive()
+            self._waits_since = None
+            return decode_control(frame, limit_bytes=self._settings.leg_frame_bytes)
+        except WireError as error:
+            reason = f"it sent what is no frame: {error}"
+        except _LOST:
+            reason = _CLOSED
+        raise ConnectionLost(reason)
+
+    async def until_silent(self) -> NoReturn:
+        """Raises `ConnectionLost` when a frame has been waited for too long.
+
+        A deadline around each wait would do the same, and cost more than all else that a frame costs on its way.
+        """
+        patience = self._settings.silence_seconds
+        while True:
+            since, now = self._waits_since, trio.current_time()
+            if since is not None and since + patience <= now:
+                raise ConnectionLost(f"nothing was heard from it for {patience:g} s")
+            with trio.move_on_at((now if since is None else since) + patience):
+                await trio.sleep_forever()
 
 
 async def send_control(connection: FrameConnection, frame: Control, settings: Settings) -> None:
     """Send one frame. Raises `ConnectionLost`; after that, or when it was cancelled, nothing may be sent any more."""
+    encoded = encode_control(frame)
+    if not isinstance(connection, PromptConnection) or not connection.is_free:
+        await _in_time(partial(connection.send, encoded), settings)
+        return
+    try:
+        is_out = connection.send_now(encoded)
+    except _LOST:
+        raise ConnectionLost(_CLOSED) from None
+    if is_out:
+        await trio.lowlevel.checkpoint()
+    else:
+        await flush_control(connection, settings)
+
+
+async def flush_control(connection: PromptConnection, settings: Settings) -> None:
+    """Send what is left of a frame. Raises `ConnectionLost`."""
+    await _in_time(connection.flush, settings)
+
+
+async def _in_time(send: Callable[[], Awaitable[None]], settings: Settings) -> None:
     try:
         with trio.move_on_after(settings.stalled_send_seconds):
-            return await connection.send(encode_control(frame))
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        reason = "the connection was closed"
+            return await send()
+    except _LOST:
+        reason = _CLOSED
     else:
         reason = f"it has taken nothing for {settings.stalled_send_seconds:g} s"
     raise ConnectionLost(reason)

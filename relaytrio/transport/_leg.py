@@ -21,7 +21,7 @@ from .._protocol.events import Episode
 from .._protocol.peer_wire import Control, Ended, Heartbeat, LegBurst, Select
 from .._seams import seam
 from .._settings import Settings
-from ._connection import FrameConnection, receive_control, send_control, unless_idle
+from ._connection import FrameConnection, Incoming, send_control, unless_idle
 from ._tasks import ConnectionLost, run_until_lost
 
 LEG = 1
@@ -62,7 +62,10 @@ class WebSocketLeg:
 
     async def run(self, connection: FrameConnection) -> str:
         """Carry frames until the connection is lost; gives the reason."""
-        return await run_until_lost(partial(self._read, connection), partial(self._write, connection))
+        incoming = Incoming(connection, self._settings)
+        return await run_until_lost(
+            partial(self._read, incoming), incoming.until_silent, partial(self._write, connection)
+        )
 
     def lose(self, reason: str) -> None:
         """The connection is gone. What had been received can still be taken."""
@@ -79,9 +82,9 @@ class WebSocketLeg:
     def _loss(self) -> LegLost:
         return LegLost(self._request.worker_id, f"the leg was lost: {self._lost}")
 
-    async def _read(self, connection: FrameConnection) -> None:
+    async def _read(self, incoming: Incoming) -> None:
         while True:
-            frame = await receive_control(connection, self._settings)
+            frame = await incoming.next()
             taken = _for_taker(frame)
             if taken is not None:
                 if isinstance(taken, Burst):

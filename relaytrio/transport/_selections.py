@@ -99,16 +99,26 @@ class Selection:
 
 
 class Selections:
-    """All selections of one connection. `wake` is called when there may be something to send.
+    """All selections of one connection. `wake` is called when there may be something to send; `wake_for_rows` when a
+    selected log has changed, and everything here is in order: `next_frame` may be called at once.
 
     `runs` is how many chats may run here at once.
     """
 
-    def __init__(self, parts: PartLogs, *, burst_bytes: int, runs: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        parts: PartLogs,
+        *,
+        burst_bytes: int,
+        runs: int,
+        wake: Callable[[], None],
+        wake_for_rows: Callable[[], None],
+    ) -> None:
         self._parts = parts
         self._limit = max(LEGS, LEGS_PER_RUN * runs)
         self._burst_bytes = burst_bytes
         self._wake = wake
+        self._wake_for_rows = wake_for_rows
         self._legs: dict[int, deque[Selection]] = {}
         self._ready: dict[int, None] = {}
         """Legs that may have something to send, in the order of their turns."""
@@ -128,7 +138,7 @@ class Selections:
             queue.pop().close()
         selection = self._new(select)
         queue.append(selection)
-        selection.watch(lambda: self._mark(select.leg))
+        selection.watch(lambda: self._mark_rows(select.leg))
         self._check_length(queue)
         return selection
 
@@ -214,6 +224,10 @@ class Selections:
     def _check_length(self, queue: deque[Selection]) -> None:
         if len(queue) > SELECTS:
             raise ConnectionLost(f"it has selected more than {SELECTS} times without taking what it got")
+
+    def _mark_rows(self, leg: int) -> None:
+        self._ready.setdefault(leg)
+        self._wake_for_rows()
 
     def _mark(self, leg: int) -> None:
         self._ready.setdefault(leg)

@@ -45,22 +45,27 @@ class StreamBytes:
             await self._stream.send_all(data)
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        sent = _write(self._socket, data)
+        sent = self.send_now(data)
         if sent == len(data):
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             with memoryview(data) as whole:
                 await self._stream.send_all(whole[sent:])
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it can send without waiting."""
+        return self._socket is not None
 
-def _write(plain: trio.socket.SocketType, data: bytes) -> int:
-    """As much as the system takes now."""
-    try:
-        return os.write(_descriptor(plain), data)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
+    def send_now(self, data: bytes) -> int:
+        """Send as much as the system takes now; how many bytes that is. Raises as `receive` does."""
+        assert self._socket is not None
+        try:
+            return os.write(_descriptor(self._socket), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
 
 
 def _descriptor(plain: trio.socket.SocketType) -> int:

@@ -30,6 +30,7 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .._settings import Settings
+from ._connection import PromptConnection
 from ._stream_bytes import StreamBytes
 from ._websocket import CLOSED_TOO_SOON, HandshakeFailed
 
@@ -98,7 +99,7 @@ def _check_answer(handshake: H11Handshake, head: bytes) -> None:
         raise HandshakeFailed("its answer is none to the handshake of a WebSocket")
 
 
-class StreamFrames:
+class StreamFrames(PromptConnection):
     """A `FrameConnection` over a stream on which both ends have agreed to a WebSocket without extensions.
 
     `role` is this end's; `came` is what came behind the handshake.
@@ -121,6 +122,8 @@ class StreamFrames:
         self._sending = trio.Lock()
         self._spoilt = False
         """Half a frame may have gone out."""
+        self._rest = b""
+        """Of a frame that did not go out at once: it goes before all others."""
 
     async def receive(self) -> str | bytes:
         """See `FrameConnection`."""
@@ -141,12 +144,25 @@ class StreamFrames:
 
     async def send(self, frame: str | bytes) -> None:
         """See `FrameConnection`."""
-        if self._is_client:
-            message = TextMessage(data=frame) if isinstance(frame, str) else BytesMessage(data=frame)
-            await self._send(self._encoded(message))
-        else:
-            opcode, payload = (TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)
-            await self._send(message_header(opcode, len(payload)) + payload)
+        await self._send(self._framed(frame))
+
+    @property
+    def is_free(self) -> bool:
+        """See `PromptConnection`."""
+        return self._bytes.is_prompt and not self._rest and not self._spoilt and not self._sending.locked()
+
+    def send_now(self, frame: str | bytes) -> bool:
+        """See `PromptConnection`."""
+        data = self._framed(frame)
+        self._spoilt = True
+        sent = self._bytes.send_now(data)
+        self._spoilt = False
+        self._rest = data[sent:]
+        return not self._rest
+
+    async def flush(self) -> None:
+        """See `PromptConnection`."""
+        await self._send(b"")
 
     async def aclose_forcefully(self) -> None:
         """See `FrameConnection`."""
@@ -229,6 +245,12 @@ class StreamFrames:
 
     # ------------------------------------------------------------------------------------------ what goes
 
+    def _framed(self, frame: str | bytes) -> bytes:
+        if self._is_client:
+            return self._encoded(TextMessage(data=frame) if isinstance(frame, str) else BytesMessage(data=frame))
+        opcode, payload = (TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)
+        return message_header(opcode, len(payload)) + payload
+
     def _encoded(self, event: Event) -> bytes:
         try:
             return self._protocol.send(event)
@@ -245,8 +267,9 @@ class StreamFrames:
         try:
             if self._spoilt:
                 raise trio.BrokenResourceError("the WebSocket is closed")
+            rest, self._rest = self._rest, b""
             self._spoilt = True
-            await self._bytes.send(data)
+            await self._bytes.send(rest + data)
             self._spoilt = False
         finally:
             self._sending.release()

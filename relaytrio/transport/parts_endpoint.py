@@ -2,7 +2,8 @@
 
 Neutral to what carries the frames: the ASGI app and a plain trio-websocket server hand in a `FrameConnection`. One
 connection carries many legs; one task writes for all of them, a frame for each in turn, with all rows that came while
-the last send was under way, and those that come right behind them. The end of an episode is a frame, never a close.
+the last send was under way, and those that come right behind them. A row that comes alone need not wait for that task:
+it leaves in the step in which it is appended. The end of an episode is a frame, never a close.
 
 A request with a good grant is served from logs made here, never from copies, and nothing is ever dialed for it.
 
@@ -11,21 +12,30 @@ Must not know: HTTP, viewers. Who calls: whoever accepts a peer's connection, af
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import trio
 
+from .. import _seams
 from .._errors import ChatNotFound, StoreError
 from .._parts import PartLogs
 from .._protocol.chat import Chat
-from .._protocol.peer_wire import Heartbeat, Release, Select
+from .._protocol.peer_wire import Heartbeat, Release, Select, encode_control
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Wakeup
 from ..stores._base import Store
-from ._connection import FrameConnection, receive_control, send_control, unless_idle
+from ._connection import (
+    FrameConnection,
+    Incoming,
+    PromptConnection,
+    flush_control,
+    send_control,
+    unless_idle,
+)
 from ._selections import Selection, Selections, verdict
 from ._tasks import ConnectionLost, run_until_lost
 from .grants import GRANT_HEADER, SOURCE_HEADER, InvalidGrant, check_connection_grant, check_select_grant
@@ -36,6 +46,8 @@ TOGETHER = 32
 """Parts, or batches of them, that are let come together: a frame costs as much as so many parts do."""
 QUIET_TURNS = 2
 """Turns of the loop in which nothing came, after which no more is let come. A responder takes one or two for a part."""
+ALONE_SECONDS = 0.0005
+"""A part that comes so long after the one before may have come alone."""
 CLOSING_SECONDS = 1.0
 """The longest that letting go of a connection may take."""
 
@@ -71,7 +83,7 @@ async def serve_parts(
     """
     endpoint = _Endpoint(connection, parts, store, replica_id, secret, source, settings, clock)
     try:
-        return await run_until_lost(endpoint.read, endpoint.write)
+        return await run_until_lost(endpoint.read, endpoint.incoming.until_silent, endpoint.write)
     finally:
         endpoint.selections.close()
         # Shielded: it does not wait by its contract, and one that does must not hang a shutdown.
@@ -94,6 +106,8 @@ class _Endpoint:
         clock: Callable[[], float],
     ) -> None:
         self._connection = connection
+        self._prompt = connection if isinstance(connection, PromptConnection) else None
+        self.incoming = Incoming(connection, settings)
         self._store = store
         self._replica_id = replica_id
         self._secret = secret
@@ -103,14 +117,27 @@ class _Endpoint:
         self._wakeup = Wakeup()
         self._news = 0
         """How often there was something to send."""
+        self._is_idle = False
+        """The writer waits for something to send."""
+        self._has_rest = False
+        """What was sent beside the writer has not gone out whole, or the connection was lost by that."""
+        self._came_at = -math.inf
+        self._together = 0
+        """How many parts came since there was a pause."""
         self._lookups = trio.Semaphore(LOOKUPS)
-        self.selections = Selections(parts, burst_bytes=settings.burst_bytes, runs=settings.max_runs, wake=self._notice)
+        self.selections = Selections(
+            parts,
+            burst_bytes=settings.burst_bytes,
+            runs=settings.max_runs,
+            wake=self._notice,
+            wake_for_rows=self._notice_rows,
+        )
 
     async def read(self) -> NoReturn:
         """Take selects and releases. Waits for nothing else: neither for the store nor for the writer."""
         async with trio.open_nursery() as nursery:
             while True:
-                match await receive_control(self._connection, self._settings):
+                match await self.incoming.next():
                     case Select() as select:
                         self._select(select, nursery)
                     case Release(leg):
@@ -123,13 +150,23 @@ class _Endpoint:
     async def write(self) -> NoReturn:
         """Send what there is, a leg at a time, and heartbeats when there is nothing."""
         while True:
-            frame = self.selections.next_frame() or await unless_idle(self._wakeup.wait, self._settings)
+            if self._prompt is not None and self._has_rest:
+                self._has_rest = False
+                await flush_control(self._prompt, self._settings)
+            frame = self.selections.next_frame() or await self._wait()
             if frame is not None:
                 news = self._news
                 await seam("frame taken, not sent", replica_id=self._replica_id)
                 await send_control(self._connection, frame, self._settings)
                 if self._news != news:
                     await self._let_come()
+
+    async def _wait(self) -> Heartbeat | None:
+        """Return when there may be something to send."""
+        self._is_idle = True
+        heartbeat = await unless_idle(self._wakeup.wait, self._settings)
+        self._is_idle = False
+        return heartbeat
 
     async def _let_come(self) -> None:
         """Parts come faster than frames go out: let some come together, for as long as more of them come.
@@ -145,6 +182,34 @@ class _Endpoint:
     def _notice(self) -> None:
         self._news += 1
         self._wakeup.set()
+
+    def _notice_rows(self) -> None:
+        """Called in the step in which they are appended. One that comes alone leaves in that step."""
+        self._news += 1
+        if not (self._is_idle and self._comes_alone() and self._send_now()):
+            self._wakeup.set()
+
+    def _comes_alone(self) -> bool:
+        """Whether there was a pause before this one, and the last one after a pause stayed alone."""
+        now = trio.current_time()
+        came_at, self._came_at = self._came_at, now
+        if now - came_at < ALONE_SECONDS:
+            self._together += 1
+            return False
+        alone, self._together = self._together <= 1, 1
+        return alone
+
+    def _send_now(self) -> bool:
+        """Send all there is in this step. False: the writer has to go on."""
+        # A seam's stop is for the writer.
+        if self._prompt is None or not self._prompt.is_free or _seams.observers:
+            return False
+        while not self._has_rest and (frame := self.selections.next_frame()) is not None:
+            try:
+                self._has_rest = not self._prompt.send_now(encode_control(frame))
+            except trio.BrokenResourceError:
+                self._has_rest = True  # the writer's next try says what is to be said
+        return not self._has_rest
 
     def _select(self, select: Select, nursery: trio.Nursery) -> None:
         try:

@@ -28,7 +28,7 @@ from .._protocol.peer_wire import Bundle, Ended, Heartbeat, LegBurst, Release, S
 from .._seams import seam
 from .._settings import Settings
 from .._wakeup import Flag, Wakeup
-from ._connection import FrameConnection, receive_control, send_control, unless_idle
+from ._connection import FrameConnection, Incoming, send_control, unless_idle
 from ._shared_leg import SharedLeg, Stream
 from ._tasks import ConnectionLost, TaskFailed, run_until_lost
 
@@ -197,15 +197,19 @@ class _Peer:
             async with self._opener.connect(self.worker_id) as connection:
                 self._is_open = True
                 self._decided.set()
+                incoming = Incoming(connection, self._settings)
                 return await run_until_lost(
-                    lambda: self._read(connection), lambda: self._write(connection), self._until_unused
+                    lambda: self._read(incoming),
+                    incoming.until_silent,
+                    lambda: self._write(connection),
+                    self._until_unused,
                 )
         except TaskFailed as failed:
             return f"its connection failed: {type(failed.__cause__).__name__}"
 
-    async def _read(self, connection: FrameConnection) -> NoReturn:
+    async def _read(self, incoming: Incoming) -> NoReturn:
         while True:
-            match await receive_control(connection, self._settings):
+            match await incoming.next():
                 case LegBurst(number, burst):
                     await seam("rows came, not laid down", worker_id=self.worker_id)
                     self._bring(number, burst)

@@ -257,6 +257,13 @@ MUTANTS = (
         _FRAMES,
     ),
     Mutant(
+        "what is sent without waiting goes into the middle of a frame",
+        "relaytrio/transport/_stream_frames.py",
+        "        return self._bytes.is_prompt and not self._rest and",
+        "        return self._bytes.is_prompt and",
+        _FRAMES,
+    ),
+    Mutant(
         "a frame may be of any size",
         "relaytrio/transport/_stream_frames.py",
         "        if size > self._limit_bytes and len(came) >= begin:",

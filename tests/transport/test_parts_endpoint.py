@@ -30,6 +30,7 @@ from relaytrio._protocol.peer_wire import (
 from relaytrio._settings import Settings
 from relaytrio.stores._base import Store
 from relaytrio.transport import _selections
+from relaytrio.transport._connection import PromptConnection
 from relaytrio.transport._selections import Selections
 from relaytrio.transport._tasks import TaskFailed
 from relaytrio.transport.grants import (
@@ -163,13 +164,47 @@ class Peer:
         self._to_endpoint.close()
 
 
+class PromptPeer(Peer, PromptConnection):
+    """One whose connection takes a frame without waiting, as far as the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = True
+        self.whole = True
+        """What is sent goes out whole."""
+        self.lost = False
+        self.sent: list[Control | None] = []
+        """Without waiting."""
+        self.flushed = 0
+
+    @property
+    def is_free(self) -> bool:
+        return self.free
+
+    def send_now(self, frame: str | bytes) -> bool:
+        if self.lost:
+            raise trio.BrokenResourceError
+        self.sent.append(decode_control(frame, limit_bytes=MUCH))
+        return self.whole
+
+    async def flush(self) -> None:
+        self.flushed += 1
+        await trio.lowlevel.checkpoint()
+        if self.lost:
+            raise trio.BrokenResourceError
+
+    def taken(self) -> list[Control | None]:
+        taken, self.sent = self.sent, []
+        return taken
+
+
 @attrs.define
 class Endpoint:
     """An endpoint that is being served, and what it serves from."""
 
     parts: PartLogs
     chats: Chats
-    peer: Peer
+    peer: Any  # Peer, or PromptPeer
     settings: Settings
     now: float = NOW
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -273,6 +308,94 @@ async def test_a_lone_row_leaves_at_once(endpoint: Endpoint) -> None:
         append(log, 1)
         await wait_all_tasks_blocked()
         assert decode_control(peer._from_endpoint.receive_nowait(), limit_bytes=MUCH) == burst(1)
+
+
+@pytest.fixture
+def prompt(endpoint: Endpoint) -> PromptPeer:
+    """The endpoint's peer is one that takes frames without waiting."""
+    peer = endpoint.peer = PromptPeer()
+    return peer
+
+
+async def test_a_row_that_comes_alone_leaves_in_its_own_step(
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+) -> None:
+    """No task has to run for it; nor for the end of the log."""
+    log = endpoint.log()
+    async with endpoint.running():
+        prompt.select()
+        await wait_all_tasks_blocked()
+        for seq in (1, 2, 3):
+            await trio.sleep(0.001)
+            append(log, seq)
+            assert [burst(seq)] == prompt.taken()
+        await trio.sleep(0.001)
+        log.seal()
+        assert [sealed(3)] == prompt.taken()
+        await wait_all_tasks_blocked()
+        assert [] == prompt.taken()
+
+
+async def test_rows_that_come_together_are_left_to_the_writer(
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+) -> None:
+    """The first of them leaves as if it were alone, once: whose rows come so is known from then on."""
+    log = endpoint.log()
+    async with endpoint.running():
+        prompt.select()
+        await wait_all_tasks_blocked()
+        for first, at_once in ((1, [burst(1)]), (4, []), (7, [])):
+            await trio.sleep(0.001)
+            for seq in (first, first + 1, first + 2):
+                append(log, seq)
+            assert at_once == prompt.taken()
+            await wait_all_tasks_blocked()
+            assert [burst(*range(first + len(at_once), first + 3))] == prompt.taken()
+        await trio.sleep(0.001)
+        append(log, 10)
+        assert [] == prompt.taken()
+        await trio.sleep(0.001)
+        assert [burst(10)] == prompt.taken()
+        append(log, 11)
+        assert [burst(11)] == prompt.taken()
+
+
+async def test_what_does_not_go_out_whole_is_left_to_the_writer(
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+) -> None:
+    """Its rest first, and then what has come meanwhile."""
+    log = endpoint.log()
+    async with endpoint.running():
+        prompt.select()
+        await trio.sleep(0.001)
+        prompt.whole = False
+        append(log, 1)
+        assert [burst(1)] == prompt.taken()
+        prompt.free = False
+        append(log, 2)
+        assert [] == prompt.taken()
+        await wait_all_tasks_blocked()
+        assert 1 == prompt.flushed
+        assert await prompt.next() == burst(2)
+        prompt.free = prompt.whole = True
+        await trio.sleep(0.001)
+        append(log, 3)
+        await wait_all_tasks_blocked()
+        assert [burst(3)] == prompt.taken()
+
+
+async def test_a_connection_that_is_lost_by_a_row_ends(
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+) -> None:
+    """Whoever appends it is not told: it is nobody's fault there."""
+    log = endpoint.log()
+    async with endpoint.running():
+        prompt.select()
+        await trio.sleep(0.001)
+        prompt.lost = True
+        append(log, 1)
+        append(log, 2)
+        await endpoint.ends("the connection was closed")
 
 
 async def test_what_accumulates_during_a_send_goes_into_one_frame(endpoint: Endpoint) -> None:
@@ -1005,7 +1128,7 @@ async def test_more_legs_than_a_connection_has_end_it(
 async def test_legs_that_come_and_go_behind_a_stalled_send_take_no_room(endpoint: Endpoint) -> None:
     """Saturation: a peer that reads nothing cannot fill the list of those whose turn it is."""
     endpoint.log(1)
-    selections = Selections(endpoint.parts, burst_bytes=1000, runs=1, wake=lambda: None)
+    selections = Selections(endpoint.parts, burst_bytes=1000, runs=1, wake=lambda: None, wake_for_rows=lambda: None)
     for leg in range(1000):
         selections.add(Select(leg, "chat", EPISODE, 0, ""))
         selections.release(leg)

@@ -299,3 +299,48 @@ async def test_the_answer_to_a_ping_waits_for_the_frame_that_is_under_way() -> N
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
     await wait_all_tasks_blocked()
     scope.cancel()
+
+
+async def test_a_frame_that_did_not_go_out_whole_goes_before_all_others() -> None:
+    """Sent without waiting, until the socket takes no more; then nothing else can go so, and a task's frame comes
+    behind the rest."""
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    settings = Settings()
+    server, client = StreamFrames(ours, SERVER, settings), StreamFrames(theirs, CLIENT, settings)
+    frames = 0
+    async with ours, theirs, trio.open_nursery() as nursery:
+        assert server.is_free
+        while server.send_now(bytes([frames]) * 50_000):
+            assert server.is_free
+            frames += 1
+        assert not server.is_free
+        nursery.start_soon(server.send, "behind")
+        await wait_all_tasks_blocked()
+        assert not server.is_free
+        for frame in range(frames + 1):
+            assert bytes([frame]) * 50_000 == await client.receive()
+        assert "behind" == await client.receive()
+        await wait_all_tasks_blocked()
+        assert server.is_free
+        frames = 1
+        while server.send_now(b"y" * 50_000):
+            frames += 1
+        nursery.start_soon(server.flush)
+        assert [b"y" * 50_000] * frames == [await client.receive() for _ in range(frames)]
+        await wait_all_tasks_blocked()
+        assert server.send_now("[]")
+        assert "[]" == await client.receive()
+
+
+async def test_a_stream_that_is_no_socket_is_never_free() -> None:
+    """And a socket that was lost by a frame is not, either."""
+    assert not Peer(SERVER).frames.is_free
+    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
+    server = StreamFrames(ours, SERVER, SETTINGS)
+    async with ours:
+        await theirs.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            server.send_now(b"x")
+        assert not server.is_free
+        with pytest.raises(trio.BrokenResourceError):
+            await server.flush()

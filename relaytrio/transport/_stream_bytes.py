@@ -30,8 +30,9 @@ class StreamBytes:
         if self._socket is None:
             return bytes(await self._stream.receive_some(limit_bytes))
         while True:
+            await trio.lowlevel.wait_readable(_descriptor(self._socket))
+            # Asked for anew: it may have been closed since, and its number may be another's.
             descriptor = _descriptor(self._socket)
-            await trio.lowlevel.wait_readable(descriptor)
             try:
                 return os.read(descriptor, limit_bytes)
             except BlockingIOError:

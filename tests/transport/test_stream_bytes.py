@@ -119,6 +119,40 @@ async def test_a_closed_stream_is_closed_for_all(pair: Pair) -> None:
         here.send_now(b"x")
 
 
+async def test_a_socket_of_the_same_number_is_another_one() -> None:
+    """It came to be readable and was closed before its reader ran, and the system has given its number away."""
+    outcomes = set()
+    for _ in range(40):
+        ours, theirs, ring, bell = (trio.SocketStream(end) for _ in range(2) for end in trio.socket.socketpair())
+        here = StreamBytes(ours)
+        others: list[socket.socket] = []
+
+        async def close_when_rung(ours: trio.SocketStream = ours, ring: trio.SocketStream = ring) -> None:
+            await trio.lowlevel.wait_readable(ring.socket)
+            number = ours.socket.fileno()
+            ours.socket.close()
+            others.extend(socket.socketpair())  # noqa: B023 - it is over before the next turn
+            assert number == others[0].fileno()  # noqa: B023
+            others[1].send(b"another's")  # noqa: B023
+
+        async def read(here: StreamBytes = here) -> None:
+            try:
+                outcomes.add(await here.receive(100))
+            except trio.ClosedResourceError:
+                outcomes.add(b"closed")
+
+        async with ours, theirs, ring, bell:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                nursery.start_soon(close_when_rung)
+                await wait_all_tasks_blocked()
+                for stream in (theirs, bell):
+                    StreamBytes(stream).send_now(b"own")
+            for other in others:
+                other.close()
+    assert {b"own", b"closed"} == outcomes
+
+
 async def test_a_lost_connection_is_told() -> None:
     """Reset by the peer: neither end, nor an error of the system."""
     ours, theirs = await tcp_pair()

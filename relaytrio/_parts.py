@@ -102,10 +102,10 @@ class PartLog:
         """
         if self.ended:
             return True
+        if burst.last_seq <= self.last_seq:
+            return True
         if burst.first_seq == self.last_seq + 1:
             self._add(burst.rows, burst.count)
-            return True
-        if burst.last_seq <= self.last_seq:
             return True
         gap = is_gap(burst, self.last_seq)
         if gap and not past_gap:
@@ -322,7 +322,8 @@ class PartLogs:
         log.forgotten = True
         self.size_bytes -= log.size_bytes
         log._wake()
-        if not log._watchers:
+        # Whoever was woken may have left already, and others have come.
+        if not log._watchers and self._watchers.get(key) is log._watchers:
             del self._watchers[key]
 
     def _new_log(self, key: Key, *, made_here: bool) -> PartLog:

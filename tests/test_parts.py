@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relaytrio._parts import PartLog, PartLogs
-from relaytrio._protocol.burst import SEPARATOR
+from relaytrio._protocol.burst import SEPARATOR, Burst
 from relaytrio._protocol.events import Episode
 from tests.rows import CHAT, EPISODE, PLENTY, ROW_BYTES, SETTINGS, WEIGHT, burst, has, row, rows
 
@@ -134,6 +134,15 @@ def test_what_is_known_is_trimmed(copy: PartLog) -> None:
     assert copy.extend(burst(2, 5))
     assert copy.extend(burst(1, 6))
     assert has(copy) == rows(1, 6)
+
+
+def test_a_burst_of_nothing_adds_nothing(copy: PartLog) -> None:
+    """Wherever it says that it begins."""
+    copy.extend(burst(1, 2))
+    for first_seq in (1, 2, 3):
+        assert copy.extend(Burst(EPISODE, first_seq, 0, b'{"type":"status"}'))
+    copy.extend(burst(3, 3))
+    assert has(copy) == rows(1, 3)
 
 
 def test_a_gap_adds_nothing(copy: PartLog) -> None:

@@ -63,6 +63,30 @@ async def test_who_watches_a_forgotten_log_sees_the_next_one(kept: PartLogs, aut
     assert [(CHAT, EPISODE)] == list(kept._watchers)
 
 
+@pytest.mark.parametrize("another_comes", [False, True])
+async def test_who_watches_may_leave_when_a_log_is_forgotten(
+    kept: PartLogs, another_comes: bool, autojump_clock: MockClock
+) -> None:
+    """Within that very call; and whoever has come to watch since goes on to."""
+    stack, others = ExitStack(), ExitStack()
+    woken: list[str] = []
+
+    def leave() -> None:
+        if kept.find(CHAT, EPISODE) is None:
+            stack.close()
+            if another_comes and not woken:
+                woken.append("left")
+                others.enter_context(kept.watching(CHAT, EPISODE, lambda: woken.append("another")))
+
+    kept.make(CHAT, EPISODE).seal()
+    stack.enter_context(kept.watching(CHAT, EPISODE, leave))
+    await trio.sleep(15.1)
+    assert (len(kept), len(kept._watchers)) == (0, another_comes)
+    kept.make(CHAT, EPISODE)
+    assert ("another" in woken) == another_comes
+    others.close()
+
+
 async def test_a_log_that_has_not_ended_is_never_forgotten(kept: PartLogs, autojump_clock: MockClock) -> None:
     """A generation may take hours; so may the filling of a copy, sealed or not."""
     log = kept.make(CHAT, EPISODE)

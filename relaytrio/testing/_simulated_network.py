@@ -19,6 +19,7 @@ from typing import TypeAlias
 import trio
 
 from .._wakeup import Flag, Wakeup
+from ..transport._connection import PromptConnection
 
 ROOM_BYTES = 128 * 1024
 """What one direction of a connection holds before its sender waits: the buffers of two operating systems."""
@@ -217,13 +218,18 @@ class End:
     async def send(self, item: bytes) -> None:
         """Waits while there is no room. Raises `trio.BrokenResourceError` and `trio.ClosedResourceError`."""
         await trio.lowlevel.checkpoint()
-        self._check()
-        while self.out.is_full:
+        while not self.send_now(item):
             await self.out.room.wait()
-            self._check()
+
+    def send_now(self, item: bytes) -> bool:
+        """False: there is no room. Raises as `send` does."""
+        self._check()
+        if self.out.is_full:
+            return False
         if self._other.closed and self._connection.tells:
             raise trio.BrokenResourceError("the other end is closed")
         self.out.put(item)
+        return True
 
     async def receive(self) -> bytes | None:
         """The next item; None: the other end was closed. Raises as `send` does."""
@@ -257,11 +263,13 @@ class End:
             raise trio.BrokenResourceError("the connection was reset")
 
 
-class FrameEnd:
+class FrameEnd(PromptConnection):
     """An end that carries whole frames. A `FrameConnection`."""
 
     def __init__(self, end: End) -> None:
         self._end = end
+        self._rest: bytes | None = None
+        self._is_sending = False
 
     async def receive(self) -> str | bytes:
         """See `FrameConnection`."""
@@ -272,12 +280,42 @@ class FrameEnd:
 
     async def send(self, frame: str | bytes) -> None:
         """See `FrameConnection`."""
-        await self._end.send(b"t" + frame.encode() if isinstance(frame, str) else b"b" + frame)
+        await self._send(_marked(frame))
+
+    @property
+    def is_free(self) -> bool:
+        """See `PromptConnection`."""
+        return self._rest is None and not self._is_sending
+
+    def send_now(self, frame: str | bytes) -> bool:
+        """See `PromptConnection`."""
+        item = _marked(frame)
+        if self._end.send_now(item):
+            return True
+        self._rest = item
+        return False
+
+    async def flush(self) -> None:
+        """See `PromptConnection`."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._send(rest)
+
+    async def _send(self, item: bytes) -> None:
+        self._is_sending = True
+        await self._end.send(item)
+        self._is_sending = False
 
     async def aclose_forcefully(self) -> None:
         """See `FrameConnection`."""
         self._end.close()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _marked(frame: str | bytes) -> bytes:
+    return b"t" + frame.encode() if isinstance(frame, str) else b"b" + frame
 
 
 class StreamEnd(trio.abc.Stream):

@@ -56,7 +56,8 @@ class PromptConnection:
     def send_now(self, frame: str | bytes) -> bool:
         """Send a frame on a connection that is free: True, and it is out. False: only some of it; see `flush`.
 
-        Raises `trio.BrokenResourceError` when the connection is lost; so does `flush` then.
+        Raises `trio.BrokenResourceError` when the connection is lost, `trio.ClosedResourceError` when it was closed; so
+        does `flush` then.
         """
         raise NotImplementedError
 
@@ -96,7 +97,11 @@ class Incoming:
         while True:
             since, now = self._waits_since, trio.current_time()
             if since is not None and since + patience <= now:
-                raise ConnectionLost(f"nothing was heard from it for {patience:g} s")
+                # After a pause of the whole process a frame may be here, and its reader about to run.
+                await trio.lowlevel.checkpoint()
+                if self._waits_since == since:
+                    raise ConnectionLost(f"nothing was heard from it for {patience:g} s")
+                continue
             with trio.move_on_at((now if since is None else since) + patience):
                 await trio.sleep_forever()
 

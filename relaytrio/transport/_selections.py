@@ -93,6 +93,14 @@ class Selection:
             return LegBurst(self.select.leg, burst)
         return self._ended("sealed", log.last_seq) if log.sealed else None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_frame` would give something."""
+        log = self.log()
+        if self.answer is not None or log is None:
+            return self.answer is not None or self._found
+        return self._cursor != log.last_seq or log.sealed
+
     def _ended(self, reason: EndReason, last_seq: int | None = None, owner_id: str | None = None) -> Ended:
         last_seq = self._cursor if last_seq is None else last_seq
         return Ended(self.select.leg, self.select.episode, reason, last_seq, owner_id)
@@ -171,6 +179,16 @@ class Selections:
             return first
         bursts = self._bundled_with(first)
         return Bundle(tuple(bursts)) if len(bursts) > 1 else first
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_frame` would give something."""
+        while self._ready:
+            queue = self._legs.get(next(iter(self._ready)))
+            if queue and queue[0].has_more:
+                return True
+            del self._ready[next(iter(self._ready))]
+        return self._end is not None
 
     def _bundled_with(self, first: LegBurst) -> list[LegBurst]:
         """This one and what follows it, up to the first end or as far as it fits."""

@@ -164,9 +164,10 @@ class _Endpoint:
     async def _wait(self) -> Heartbeat | None:
         """Return when there may be something to send."""
         self._is_idle = True
-        heartbeat = await unless_idle(self._wakeup.wait, self._settings)
-        self._is_idle = False
-        return heartbeat
+        try:
+            return await unless_idle(self._wakeup.wait, self._settings)
+        finally:
+            self._is_idle = False
 
     async def _let_come(self) -> None:
         """Parts come faster than frames go out: let some come together, for as long as more of them come.
@@ -200,16 +201,18 @@ class _Endpoint:
         return alone
 
     def _send_now(self) -> bool:
-        """Send all there is in this step. False: the writer has to go on."""
+        """Send one frame in this step. False: the writer has to go on."""
         # A seam's stop is for the writer.
         if self._prompt is None or not self._prompt.is_free or _seams.observers:
             return False
-        while not self._has_rest and (frame := self.selections.next_frame()) is not None:
+        frame = self.selections.next_frame()
+        if frame is not None:
             try:
                 self._has_rest = not self._prompt.send_now(encode_control(frame))
-            except trio.BrokenResourceError:
-                self._has_rest = True  # the writer's next try says what is to be said
-        return not self._has_rest
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                # Not the fault of whoever appends. The writer's next try says what is to be said.
+                self._has_rest = True
+        return not self._has_rest and not self.selections.has_more
 
     def _select(self, select: Select, nursery: trio.Nursery) -> None:
         try:

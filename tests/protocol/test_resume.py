@@ -213,6 +213,27 @@ def test_rows_follow_from_the_cursor_if_it_names_the_live_episode() -> None:
     assert 0 == late.seq
 
 
+def test_the_cursor_s_text_is_that_of_the_cursor() -> None:
+    """Whatever changes: the last message, the episode, how far its rows were had."""
+    progress = Progress.start(Cursor())
+    seen = set()
+    for change in (
+        lambda: progress.take(SomeView(chat=a_chat(), messages=(message(1),))),
+        lambda: progress.take_rows(Burst(FIRST, 1, 3, b"rows")),
+        lambda: progress.take_rows(Burst(FIRST, 4, 1, b"row")),
+        lambda: progress.take(after_first(a_chat(), message(2), anchor=MessageRef(2, "s2"))),
+        lambda: progress.take_rows(Burst(FIRST, 5, 1, b"row")),
+        lambda: progress.take(
+            after_first(a_chat(generation_attempt=2), base=MessageRef(2, "s2"), anchor=MessageRef(2, "s2"))
+        ),
+        lambda: progress.take_rows(Burst(Episode(1, 2, "runa"), 1, 5, b"rows")),
+    ):
+        change()
+        assert str(progress.cursor) == progress.cursor_text
+        seen.add(progress.cursor_text)
+    assert 7 == len(seen)
+
+
 def test_lost_rows_are_told_and_the_preview_goes_on_behind_them() -> None:
     """`truncated` and `gap` restart the preview at `first_seq`."""
     progress = watching()

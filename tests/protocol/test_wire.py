@@ -531,6 +531,17 @@ def test_rows_that_are_not_what_the_burst_says_are_refused(burst: Burst) -> None
         wire.decode_rows(burst)
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 100])
+def test_rows_are_decoded_some_at_a_time(count: int) -> None:
+    """The same events in the same order, and no more at once than asked for."""
+    burst = join(EPISODE, 5, rows_from(5, 7))
+    together = list(wire.decode_rows_by(count, burst))
+    assert wire.decode_rows(burst) == [event for events in together for event in events]
+    assert [min(count, 7)] * (7 // count) == [len(events) for events in together][: 7 // count]
+    with pytest.raises(WireError):
+        list(wire.decode_rows_by(count, Burst(EPISODE, 5, 8, burst.rows)))
+
+
 def test_a_row_may_be_written_in_another_way() -> None:
     """Of a row only what it says counts, not how a peer of another version orders or spaces it."""
     [first, second] = rows_from(1, 2)

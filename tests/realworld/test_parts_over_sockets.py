@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import socket
 import time
 import warnings
@@ -28,6 +27,7 @@ from relaytrio.transport._websocket import WebSocketFrames
 from relaytrio.transport.dialer import WebSocketDialer, open_tcp_stream
 from relaytrio.transport.grants import InvalidGrant
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
+from tests.protocol.wires import text_rows
 
 pytestmark = pytest.mark.realworld
 
@@ -38,7 +38,7 @@ REQUEST = DialRequest("chat", WORKER)
 
 
 def rows(first_seq: int, count: int, size: int = 40) -> list[bytes]:
-    return [json.dumps({"seq": seq, "text": "x" * size}).encode() for seq in range(first_seq, first_seq + count)]
+    return text_rows(*range(first_seq, first_seq + count), episode=EPISODE, size=size)
 
 
 @attrs.define(slots=False)

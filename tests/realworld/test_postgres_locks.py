@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ import trio
 from relaytrio._settings import DEFAULTS
 from relaytrio.stores import Replica, _postgres_session
 from relaytrio.stores._postgres_locks import ReplicaLocks
+from relaytrio.stores._postgres_presence import _is_readable
 from relaytrio.stores.postgres import PostgresStore, open_postgres_store
 from tests.postgres_server import PostgresServer
 from tests.realworld.tcp_proxy import open_proxy
@@ -255,6 +259,20 @@ async def test_a_loss_that_takes_long_to_be_found_is_not_claimed(
         finally:
             goes_on.set()
         await until(lambda: [before.lock] == ask(postgres_url, "SELECT lock FROM relaytrio.replicas"))
+
+
+def test_a_session_is_watched_though_there_are_many_descriptors() -> None:
+    """A replica with a thousand viewers has numbers for it that `select` does not take."""
+    limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(limit, 2048), hard_limit), hard_limit))
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, socket.socket(fileno=fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD, 1500)) as far:
+            assert not _is_readable(far.fileno())
+            theirs.send(b"x")
+            assert _is_readable(far.fileno())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard_limit))
 
 
 async def test_a_row_that_another_has_locked_stops_no_watch(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

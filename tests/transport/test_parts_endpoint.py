@@ -172,7 +172,7 @@ class PromptPeer(Peer, PromptConnection):
         self.free = True
         self.whole = True
         """What is sent goes out whole."""
-        self.lost = False
+        self.lost: type[Exception] | None = None
         self.sent: list[Control | None] = []
         """Without waiting."""
         self.flushed = 0
@@ -182,16 +182,16 @@ class PromptPeer(Peer, PromptConnection):
         return self.free
 
     def send_now(self, frame: str | bytes) -> bool:
-        if self.lost:
-            raise trio.BrokenResourceError
+        if self.lost is not None:
+            raise self.lost
         self.sent.append(decode_control(frame, limit_bytes=MUCH))
         return self.whole
 
     async def flush(self) -> None:
         self.flushed += 1
         await trio.lowlevel.checkpoint()
-        if self.lost:
-            raise trio.BrokenResourceError
+        if self.lost is not None:
+            raise self.lost
 
     def taken(self) -> list[Control | None]:
         taken, self.sent = self.sent, []
@@ -384,15 +384,65 @@ async def test_what_does_not_go_out_whole_is_left_to_the_writer(
         assert [burst(3)] == prompt.taken()
 
 
+async def test_only_one_frame_leaves_in_the_step_of_a_row(
+    make: Callable[..., Endpoint], autojump_clock: MockClock
+) -> None:
+    """However much there is for that peer: whoever appends does not send all of it."""
+    endpoint = make(burst_bytes=1000)
+    peer = endpoint.peer = PromptPeer()
+    log = endpoint.log()
+    logs = [endpoint.log(1, 2, 3, chat=f"chat{leg}") for leg in range(2, 6)]
+    async with endpoint.running():
+        peer.select()
+        await trio.sleep(0.001)
+        # As when a peer comes back: its selects have been read, and the writer was woken by none of them yet.
+        for leg, other in enumerate(logs, 2):
+            peer.select(leg=leg, chat=other.chat_id)
+        await wait_all_tasks_blocked()
+        taken = peer.taken()
+        assert 4 == len(taken)
+        await trio.sleep(0.001)
+        append(log, *range(1, 41), size=40)
+        assert 1 == len(peer.taken())
+        await wait_all_tasks_blocked()
+        assert 1 < len(peer.taken())
+
+
+async def test_a_log_that_is_forgotten_in_the_step_of_another_s_row(
+    make: Callable[..., Endpoint], autojump_clock: MockClock
+) -> None:
+    """Its end leaves in that step too, and its selection with it: whoever appends the row learns nothing of that."""
+    endpoint = make(part_logs_bytes=100_000)
+    peer = endpoint.peer = PromptPeer()
+    logs = [endpoint.log(chat="chat1"), endpoint.log(chat="chat2")]
+    async with endpoint.running():
+        for leg, log in enumerate(logs, 1):
+            peer.select(leg=leg, chat=log.chat_id)
+        await trio.sleep(0.001)
+        append(logs[0], 1)
+        append(logs[1], 1)
+        endpoint.parts._clock = lambda: 1.0
+        await wait_all_tasks_blocked()
+        await trio.sleep(0.001)
+        peer.free = False  # the end of the first log is left to the writer, which does not come to it yet
+        logs[0].seal()
+        peer.free = True
+        append(logs[1], 2, size=101_000)
+        assert 2 == logs[1].last_seq
+        await trio.sleep(0.001)
+        assert [frame for frame in peer.taken() if isinstance(frame, Ended)]
+
+
+@pytest.mark.parametrize("loss", [trio.BrokenResourceError, trio.ClosedResourceError])
 async def test_a_connection_that_is_lost_by_a_row_ends(
-    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+    endpoint: Endpoint, prompt: PromptPeer, loss: type[Exception], autojump_clock: MockClock
 ) -> None:
     """Whoever appends it is not told: it is nobody's fault there."""
     log = endpoint.log()
     async with endpoint.running():
         prompt.select()
         await trio.sleep(0.001)
-        prompt.lost = True
+        prompt.lost = loss
         append(log, 1)
         append(log, 2)
         await endpoint.ends("the connection was closed")

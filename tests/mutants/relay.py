@@ -246,8 +246,7 @@ MUTANTS = (
         "relaytrio/_protocol/peer_wire.py",
         "        return LegBurst(self.leg, _check_rows(burst))",
         "        return LegBurst(self.leg, burst)",
-        _WIRE,
-        races=(13,),
+        "tests/protocol/test_peer_wire.py",
     ),
     Mutant(
         "after half a frame more is sent",

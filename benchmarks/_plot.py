@@ -73,8 +73,8 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
         for peer, ratio in row["ratio"].items()
     ]
-    label_width, step = 560, 22
-    axis = _Axis([value for _, *values in bars for value in (*values, 1.0)], label_width, WIDTH + 340)
+    label_width, step = 24 + 6.5 * max((len(label) for label, *_ in bars), default=0), 22
+    axis = _Axis([value for _, *values in bars for value in (*values, 1.0)], label_width, label_width + 420)
     height = TOP + step * len(bars) + 30
     parts = [_text(8, 20, "ours divided by the peer's: median, and the rounds' spread", "start")]
     for at in axis.ticks():
@@ -85,7 +85,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
         parts.append(_text(label_width - 8, y + 4, label, "end"))
         parts.append(_line(axis.at(low), y, axis.at(high), y, COLOURS[0]))
         parts.append(f'<circle cx="{axis.at(median):.1f}" cy="{y}" r="4" fill="{COLOURS[0]}"/>')
-    return _svg(parts, height, WIDTH + 360)
+    return _svg(parts, height, label_width + 440)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str = "#ddd") -> str:

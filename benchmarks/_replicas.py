@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Literal, TypeAlias
 
 import attrs
 import trio
+from trio_websocket import wrap_client_stream, wrap_server_stream
 from wsproto.connection import ConnectionType
 
 import relaytrio
@@ -28,14 +30,19 @@ from relaytrio._protocol.wire import cursor_prefix, encode_part_row
 from relaytrio._relay import MultiReplicaRelay, RelayConfig
 from relaytrio._turn import Responder
 from relaytrio.stores import MemoryStore, Replica, Store
+from relaytrio.transport._connection import FrameConnection
 from relaytrio.transport._serve import serve
 from relaytrio.transport._stream_frames import StreamFrames
+from relaytrio.transport._tasks import background
 from relaytrio.transport._upgrade import Opening
-from relaytrio.transport.dialer import WebSocketDialer
+from relaytrio.transport._websocket import WebSocketFrames
+from relaytrio.transport.dialer import NO_HEADERS, WebSocketDialer
 from relaytrio.transport.parts_endpoint import authorize_peer, serve_parts
 
 from ._processes import Stage
 
+Legs: TypeAlias = Literal["shared", "own", "stock"]
+"""All over one connection, as by default; each over one of its own; and that by trio-websocket at both ends."""
 SECRET = "a secret of a cluster that is measured"
 WORKER = "00000000-0000-4000-8000-00000000000b"
 OTHER_WORKER = "00000000-0000-4000-8000-00000000000c"
@@ -74,16 +81,28 @@ class PartsServer:
     port: int = 0
     accepted: int = 0
 
+    async def handle_stock(self, stream: trio.SocketStream) -> None:
+        async with background() as nursery:
+            request = await wrap_server_stream(nursery, stream, max_message_size=self.settings.leg_frame_bytes)
+            source = self._authorize({name.decode(): value.decode() for name, value in request.headers})
+            await self._serve(WebSocketFrames(await request.accept(), stream), source)
+
     async def handle(self, stream: trio.SocketStream) -> None:
         opening = Opening(tls=False, client=None, server=None)
         while (request := opening.take(await stream.receive_some())) is None:
             pass
-        source = authorize_peer(request.headers, secret=SECRET.encode(), replica_id=self.replica_id, now=time.time())
+        source = self._authorize(request.headers)
         answer, came = opening.accept()
         await stream.send_all(answer)
         self.accepted += 1
+        await self._serve(StreamFrames(stream, ConnectionType.SERVER, self.settings, came), source)
+
+    def _authorize(self, headers: Mapping[str, str]) -> str:
+        return authorize_peer(headers, secret=SECRET.encode(), replica_id=self.replica_id, now=time.time())
+
+    async def _serve(self, connection: FrameConnection, source: str) -> None:
         await serve_parts(
-            StreamFrames(stream, ConnectionType.SERVER, self.settings, came),
+            connection,
             parts=self.parts,
             store=self.store,
             replica_id=self.replica_id,
@@ -95,12 +114,13 @@ class PartsServer:
 
 @asynccontextmanager
 async def serving_parts(
-    parts: PartLogs, *, store: Store | None = None, replica_id: str = WORKER, port: int = 0
+    parts: PartLogs, *, store: Store | None = None, replica_id: str = WORKER, port: int = 0, legs: Legs = "shared"
 ) -> AsyncIterator[PartsServer]:
     """Serve these logs for as long as the context lasts."""
     server = PartsServer(parts, store or MemoryStore(), replica_id, SETTINGS)
     async with trio.open_nursery() as nursery:
-        listening = partial(trio.serve_tcp, server.handle, port, host="127.0.0.1", handler_nursery=nursery)
+        handle = server.handle_stock if legs == "stock" else server.handle
+        listening = partial(trio.serve_tcp, handle, port, host="127.0.0.1", handler_nursery=nursery)
         (listener,) = await nursery.start(listening)
         server.port = listener.socket.getsockname()[1]
         yield server
@@ -126,22 +146,44 @@ async def register(store: Store, worker_id: str, port: int) -> None:
 
 
 @asynccontextmanager
-async def front(store: Store, *, shared_legs: bool = True, settings: Settings = SETTINGS) -> AsyncIterator[Engine]:
-    """The replica that viewers are connected to. Without shared legs each subscription has a connection of its own."""
+async def front(store: Store, *, legs: Legs = "shared", settings: Settings = SETTINGS) -> AsyncIterator[Engine]:
+    """The replica that viewers are connected to."""
     async with open_engine(store, secret=SECRET, settings=settings) as engine:
-        if not shared_legs:
-            engine.relay = MultiReplicaRelay(RelayConfig(dialer=_plain_dialer(engine, store), settings=settings))
+        if legs != "shared":
+            kind = StockDialer if legs == "stock" else WebSocketDialer
+            engine.relay = MultiReplicaRelay(RelayConfig(dialer=_plain_dialer(kind, engine, store), settings=settings))
         yield engine
 
 
-def _plain_dialer(engine: Engine, store: Store) -> WebSocketDialer:
+class StockDialer(WebSocketDialer):
+    """Connections by trio-websocket."""
+
+    @asynccontextmanager
+    async def connect(self, worker_id: str, headers: Mapping[str, str] = NO_HEADERS) -> AsyncIterator[FrameConnection]:
+        sent = self._headers(worker_id, headers)
+        address, stream = await self._connect(worker_id)
+        async with background() as nursery:
+            connection = await wrap_client_stream(
+                nursery,
+                stream,  # type: ignore[arg-type]  # any stream will do
+                address.authority,
+                address.resource,
+                extra_headers=sent,
+                max_message_size=self._settings.leg_frame_bytes,
+                receive_buffer_size=self._settings.leg_receive_buffer_bytes,
+            )
+            try:
+                yield WebSocketFrames(connection, stream)
+            finally:
+                await trio.aclose_forcefully(stream)
+
+
+def _plain_dialer(kind: type[WebSocketDialer], engine: Engine, store: Store) -> WebSocketDialer:
     async def resolve(replica_id: str) -> str | None:
         addresses = {replica.id: replica.address for replica in await store.replicas()}
         return addresses.get(replica_id)
 
-    return WebSocketDialer(
-        resolve=resolve, replica_id=lambda: engine.replica_id, secret=SECRET.encode(), settings=engine.settings
-    )
+    return kind(resolve=resolve, replica_id=lambda: engine.replica_id, secret=SECRET.encode(), settings=engine.settings)
 
 
 @asynccontextmanager

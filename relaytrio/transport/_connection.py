@@ -91,7 +91,7 @@ class Incoming:
     async def until_silent(self) -> NoReturn:
         """Raises `ConnectionLost` when a frame has been waited for too long.
 
-        A deadline around each wait would do the same, and cost more than all else that a frame costs on its way.
+        A deadline around each wait would do the same, at the price of a scope for every frame.
         """
         patience = self._settings.silence_seconds
         while True:

@@ -317,14 +317,21 @@ def prompt(endpoint: Endpoint) -> PromptPeer:
     return peer
 
 
+@asynccontextmanager
+async def selected(endpoint: Endpoint, prompt: PromptPeer) -> AsyncIterator[PartLog]:
+    """The log that the peer has selected, and its writer waits."""
+    log = endpoint.log()
+    async with endpoint.running():
+        prompt.select()
+        await trio.sleep(0.001)
+        yield log
+
+
 async def test_a_row_that_comes_alone_leaves_in_its_own_step(
     endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
 ) -> None:
     """No task has to run for it; nor for the end of the log."""
-    log = endpoint.log()
-    async with endpoint.running():
-        prompt.select()
-        await wait_all_tasks_blocked()
+    async with selected(endpoint, prompt) as log:
         for seq in (1, 2, 3):
             await trio.sleep(0.001)
             append(log, seq)
@@ -340,10 +347,7 @@ async def test_rows_that_come_together_are_left_to_the_writer(
     endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
 ) -> None:
     """The first of them leaves as if it were alone, once: whose rows come so is known from then on."""
-    log = endpoint.log()
-    async with endpoint.running():
-        prompt.select()
-        await wait_all_tasks_blocked()
+    async with selected(endpoint, prompt) as log:
         for first, at_once in ((1, [burst(1)]), (4, []), (7, [])):
             await trio.sleep(0.001)
             for seq in (first, first + 1, first + 2):
@@ -364,10 +368,7 @@ async def test_what_does_not_go_out_whole_is_left_to_the_writer(
     endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
 ) -> None:
     """Its rest first, and then what has come meanwhile."""
-    log = endpoint.log()
-    async with endpoint.running():
-        prompt.select()
-        await trio.sleep(0.001)
+    async with selected(endpoint, prompt) as log:
         prompt.whole = False
         append(log, 1)
         assert [burst(1)] == prompt.taken()
@@ -420,17 +421,14 @@ async def test_a_log_that_is_forgotten_in_the_step_of_another_s_row(
             peer.select(leg=leg, chat=log.chat_id)
         await trio.sleep(0.001)
         append(logs[0], 1)
-        append(logs[1], 1)
-        endpoint.parts._clock = lambda: 1.0
-        await wait_all_tasks_blocked()
-        await trio.sleep(0.001)
-        peer.free = False  # the end of the first log is left to the writer, which does not come to it yet
+        append(logs[0], 2)
+        # All in one turn of the loop: the writer, which was woken, does not come to run.
+        autojump_clock.jump(0.001)
         logs[0].seal()
-        peer.free = True
-        append(logs[1], 2, size=101_000)
-        assert 2 == logs[1].last_seq
-        await trio.sleep(0.001)
-        assert [frame for frame in peer.taken() if isinstance(frame, Ended)]
+        autojump_clock.jump(0.001)
+        append(logs[1], 1, size=101_000)
+        assert (None, 1) == (endpoint.parts.find("chat1", EPISODE), logs[1].last_seq)
+        assert "over" in [frame.reason for frame in peer.taken() if isinstance(frame, Ended)]
 
 
 @pytest.mark.parametrize("loss", [trio.BrokenResourceError, trio.ClosedResourceError])
@@ -438,10 +436,7 @@ async def test_a_connection_that_is_lost_by_a_row_ends(
     endpoint: Endpoint, prompt: PromptPeer, loss: type[Exception], autojump_clock: MockClock
 ) -> None:
     """Whoever appends it is not told: it is nobody's fault there."""
-    log = endpoint.log()
-    async with endpoint.running():
-        prompt.select()
-        await trio.sleep(0.001)
+    async with selected(endpoint, prompt) as log:
         prompt.lost = loss
         append(log, 1)
         append(log, 2)

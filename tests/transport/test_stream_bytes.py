@@ -45,6 +45,15 @@ async def read(stream: StreamBytes, size: int) -> bytes:
     return came
 
 
+async def refuses(stream: StreamBytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await stream.receive(100)
+    with pytest.raises(error):
+        await stream.send(b"x")
+    with pytest.raises(error):
+        stream.send_now(b"x")
+
+
 async def go_and_come(ours: trio.abc.Stream, theirs: trio.abc.Stream) -> None:
     here, there = StreamBytes(ours), StreamBytes(theirs)
     await here.send(b"over there")
@@ -112,12 +121,7 @@ async def test_a_closed_stream_is_closed_for_all(pair: Pair) -> None:
 
         await wait_all_tasks_blocked()
         await trio.aclose_forcefully(ours)
-    with pytest.raises(trio.ClosedResourceError):
-        await here.receive(100)
-    with pytest.raises(trio.ClosedResourceError):
-        await here.send(b"x")
-    with pytest.raises(trio.ClosedResourceError):
-        here.send_now(b"x")
+    await refuses(here, trio.ClosedResourceError)
 
 
 async def test_a_socket_of_the_same_number_is_another_one() -> None:
@@ -160,12 +164,7 @@ async def test_a_lost_connection_is_told() -> None:
     here = StreamBytes(ours)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await trio.aclose_forcefully(theirs)
-    with pytest.raises(trio.BrokenResourceError):
-        await here.receive(100)
-    with pytest.raises(trio.BrokenResourceError):
-        await here.send(b"x")
-    with pytest.raises(trio.BrokenResourceError):
-        here.send_now(b"x")
+    await refuses(here, trio.BrokenResourceError)
     await ours.aclose()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from relaytrio import _record
 from relaytrio._errors import AnswerTooLarge, ContentTooLarge, InvalidContent, InvalidPart, TurnOver
 from relaytrio._parts import PartLog, PartLogs
 from relaytrio._protocol.chat import NewMessage
-from relaytrio._protocol.events import Episode, MessageRef
+from relaytrio._protocol.events import Episode, MessageRef, Part
 from relaytrio._protocol.wire import encode_part
 from relaytrio._record import Kept, Record
 from relaytrio._settings import Settings
@@ -100,6 +100,20 @@ async def test_a_part_is_encoded_once(desk: Desk, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_record, "encode_part", counted)
     await desk.turn.send_many([text("a"), {"type": "image"}])
     assert [text("a"), {"type": "image"}] == encoded
+
+
+@pytest.mark.parametrize("send", [Turn.send, lambda turn, part: turn.send_many([part])], ids=["send", "send_many"])
+async def test_what_is_sent_has_left_before_others_run(
+    desk: Desk, send: Callable[[Turn, Part], Coroutine[Any, Any, None]]
+) -> None:
+    """It is under way while its sender waits for its turn; one that is refused lets others run as well."""
+    sending = send(desk.turn, text("a"))
+    assert 0 == desk.log.last_seq
+    sending.send(None)  # to where it lets others run
+    assert 1 == desk.log.last_seq
+    sending.close()
+    with assert_checkpoints(), pytest.raises(InvalidPart):
+        await send(desk.turn, {"type": 1})
 
 
 async def test_sends_are_checkpoints(desk: Desk) -> None:

@@ -46,8 +46,10 @@ TOGETHER = 32
 """Parts, or batches of them, that are let come together: a frame costs as much as so many parts do."""
 QUIET_TURNS = 2
 """Turns of the loop in which nothing came, after which no more is let come. A responder takes one or two for a part."""
-ALONE_SECONDS = 0.0005
-"""A part that comes so long after the one before may have come alone."""
+PAUSE_SECONDS = 0.0005
+"""Parts that come closer to each other than that come together."""
+FEW = 4
+"""Parts that come together, as two of a token stream do when a timer was late, and are sent as if each were alone."""
 CLOSING_SECONDS = 1.0
 """The longest that letting go of a connection may take."""
 
@@ -122,8 +124,8 @@ class _Endpoint:
         self._has_rest = False
         """What was sent beside the writer has not gone out whole, or the connection was lost by that."""
         self._came_at = -math.inf
-        self._together = 0
-        """How many parts came since there was a pause."""
+        self._together = self._together_before = 0
+        """How many parts came since there was a pause, and between it and the one before."""
         self._lookups = trio.Semaphore(LOOKUPS)
         self.selections = Selections(
             parts,
@@ -185,20 +187,19 @@ class _Endpoint:
         self._wakeup.set()
 
     def _notice_rows(self) -> None:
-        """Called in the step in which they are appended. One that comes alone leaves in that step."""
+        """Called in the step in which they are appended. One that comes alone, or with few, leaves in that step."""
         self._news += 1
-        if not (self._is_idle and self._comes_alone() and self._send_now()):
+        if not (self._is_idle and self._few_come() and self._send_now()):
             self._wakeup.set()
 
-    def _comes_alone(self) -> bool:
-        """Whether there was a pause before this one, and the last one after a pause stayed alone."""
+    def _few_come(self) -> bool:
+        """Whether few parts came together until now, and when there was company the last time."""
         now = trio.current_time()
-        came_at, self._came_at = self._came_at, now
-        if now - came_at < ALONE_SECONDS:
-            self._together += 1
-            return False
-        alone, self._together = self._together <= 1, 1
-        return alone
+        if now - self._came_at >= PAUSE_SECONDS:
+            self._together_before, self._together = self._together, 0
+        self._came_at = now
+        self._together += 1
+        return max(self._together, self._together_before) <= FEW
 
     def _send_now(self) -> bool:
         """Send one frame in this step. False: the writer has to go on."""

@@ -40,7 +40,7 @@ from relaytrio.transport.grants import (
     make_connection_grant,
     make_select_grant,
 )
-from relaytrio.transport.parts_endpoint import CLOSING_SECONDS, TOGETHER, authorize_peer, serve_parts
+from relaytrio.transport.parts_endpoint import CLOSING_SECONDS, FEW, TOGETHER, authorize_peer, serve_parts
 from tests.protocol.wires import text_rows
 
 SECRET = b"secret"
@@ -343,25 +343,40 @@ async def test_a_row_that_comes_alone_leaves_in_its_own_step(
         assert [] == prompt.taken()
 
 
+async def test_a_few_rows_that_come_together_leave_in_their_own_steps(
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+) -> None:
+    """As if each came alone, time after time."""
+    async with selected(endpoint, prompt) as log:
+        for first in (1, FEW + 1):
+            await trio.sleep(0.001)
+            for seq in range(first, first + FEW):
+                append(log, seq)
+                assert [burst(seq)] == prompt.taken()
+
+
 async def test_rows_that_come_together_are_left_to_the_writer(
     endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
 ) -> None:
-    """The first of them leaves as if it were alone, once: whose rows come so is known from then on."""
+    """The first of them leave as if they were alone, once: whose rows come so is known from then on."""
     async with selected(endpoint, prompt) as log:
-        for first, at_once in ((1, [burst(1)]), (4, []), (7, [])):
+        last = 0
+        for at_once in (FEW, 0, 0):
             await trio.sleep(0.001)
-            for seq in (first, first + 1, first + 2):
+            group = range(last + 1, last + FEW + 3)
+            for seq in group:
                 append(log, seq)
-            assert at_once == prompt.taken()
+            assert [burst(seq) for seq in group[:at_once]] == prompt.taken()
             await wait_all_tasks_blocked()
-            assert [burst(*range(first + len(at_once), first + 3))] == prompt.taken()
+            assert [burst(*group[at_once:])] == prompt.taken()
+            last = group[-1]
         await trio.sleep(0.001)
-        append(log, 10)
+        append(log, last + 1)
         assert [] == prompt.taken()
         await trio.sleep(0.001)
-        assert [burst(10)] == prompt.taken()
-        append(log, 11)
-        assert [burst(11)] == prompt.taken()
+        assert [burst(last + 1)] == prompt.taken()
+        append(log, last + 2)
+        assert [burst(last + 2)] == prompt.taken()
 
 
 async def test_what_does_not_go_out_whole_is_left_to_the_writer(
@@ -420,8 +435,8 @@ async def test_a_log_that_is_forgotten_in_the_step_of_another_s_row(
         for leg, log in enumerate(logs, 1):
             peer.select(leg=leg, chat=log.chat_id)
         await trio.sleep(0.001)
-        append(logs[0], 1)
-        append(logs[0], 2)
+        for seq in range(1, FEW + 3):
+            append(logs[0], seq)
         # All in one turn of the loop: the writer, which was woken, does not come to run.
         autojump_clock.jump(0.001)
         logs[0].seal()

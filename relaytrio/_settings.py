@@ -63,7 +63,7 @@ class Settings:
     connection of its own to the peer that it follows: many times the work, and nothing that another can slow down."""
     idle_leg_seconds: float = 5.0
     """How long a leg whose episode has ended waits for the next one."""
-    leg_receive_buffer_bytes: int = 128 * KiB
+    leg_receive_buffer_bytes: int = 256 * KiB
     """With the library's default of 4 KiB, large frames are three times slower."""
     leg_frame_bytes: int = 4 * MiB
     """The largest frame accepted from a peer."""

@@ -28,8 +28,10 @@ _CLOSED = "the connection was closed"
 class FrameConnection(Protocol):
     """What carries the frames: a WebSocket, seen from either end. One task receives, one sends."""
 
-    async def receive(self) -> str | bytes:
+    async def receive(self) -> str | bytes | memoryview:
         """The next whole frame. A checkpoint when it waits; of frames that came together, at least every 64.
+
+        A view, of a binary frame, holds until this is called again.
 
         Raises `trio.EndOfChannel` when the peer has closed the connection, `trio.BrokenResourceError` when it was lost.
         """

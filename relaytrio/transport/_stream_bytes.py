@@ -22,26 +22,28 @@ class StreamBytes:
         if isinstance(stream, trio.SocketStream) and os.name == "posix":
             self._socket = stream.socket
 
-    async def receive(self, limit_bytes: int) -> bytes:
-        """What has come, when there is something; empty: nothing more will come. A checkpoint.
+    async def receive_into(self, room: memoryview) -> int:
+        """Put there what has come, when there is something; how many bytes. 0: nothing more will come. A checkpoint.
 
         Raises `trio.BrokenResourceError` when the connection is lost, `trio.ClosedResourceError` when it was closed.
         """
         if self._socket is None:
-            return bytes(await self._stream.receive_some(limit_bytes))
+            data = await self._stream.receive_some(len(room))
+            room[: len(data)] = data
+            return len(data)
         while True:
             await trio.lowlevel.wait_readable(_descriptor(self._socket))
             # Asked for anew: it may have been closed since, and its number may be another's.
             descriptor = _descriptor(self._socket)
             try:
-                return os.read(descriptor, limit_bytes)
+                return os.readv(descriptor, (room,))
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError(f"the socket is lost: {error}") from error
 
     async def send(self, data: bytes) -> None:
-        """Send all of it; if that is cancelled, perhaps only some. A checkpoint. Raises as `receive` does."""
+        """Send all of it; if that is cancelled, perhaps only some. A checkpoint. Raises as `receive_into` does."""
         if self._socket is None:
             await self._stream.send_all(data)
             return
@@ -59,7 +61,7 @@ class StreamBytes:
         return self._socket is not None
 
     def send_now(self, data: bytes) -> int:
-        """Send as much as the system takes now; how many bytes that is. Raises as `receive` does."""
+        """Send as much as the system takes now; how many bytes that is. Raises as `receive_into` does."""
         assert self._socket is not None
         try:
             return os.write(_descriptor(self._socket), data)

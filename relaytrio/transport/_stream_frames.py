@@ -31,6 +31,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .._settings import Settings
 from ._connection import PromptConnection
+from ._receive_buffer import ReceiveBuffer
 from ._stream_bytes import StreamBytes
 from ._websocket import CLOSED_TOO_SOON, HandshakeFailed
 
@@ -40,6 +41,8 @@ HEAD_BYTES: Final = 16 * 1024
 """The most that the status and the headers of a peer's answer may have."""
 PIECE_BYTES: Final = 64
 """What each piece of a message counts beside its content, but for one: an empty one takes memory too."""
+VIEW_BYTES: Final = 4096
+"""A larger binary frame is not copied before it is looked at: what it holds is copied then."""
 TEXT: Final = 0x81
 """FIN, and the opcode of text."""
 BINARY: Final = 0x82
@@ -111,10 +114,9 @@ class StreamFrames(PromptConnection):
         self._is_client = role is ConnectionType.CLIENT
         self._protocol = Connection(role)
         self._limit_bytes = settings.leg_frame_bytes
-        self._receive_bytes = settings.leg_receive_buffer_bytes
-        self._came = bytearray(came)
-        self._begin = self._end = 0
-        """Of the payload of the frame that comes next, in what came."""
+        self._came = ReceiveBuffer(settings.leg_receive_buffer_bytes, came)
+        self._head_size = self._size = 0
+        """Of the frame that comes next: of what stands before its payload, and of all of it."""
         self._pieces: list[str | bytes] = []
         """Of a message that has not come to its end."""
         self._pieces_size = 0
@@ -125,7 +127,7 @@ class StreamFrames(PromptConnection):
         self._rest = b""
         """Of a frame that did not go out at once: it goes before all others."""
 
-    async def receive(self) -> str | bytes:
+    async def receive(self) -> str | bytes | memoryview:
         """See `FrameConnection`."""
         while True:
             # Counted here: pongs and pieces of messages come together too, and give nothing.
@@ -138,7 +140,7 @@ class StreamFrames(PromptConnection):
                 await self._fill()
             if self._is_plain():
                 return self._cut_payload()
-            message = await self._unusual(self._cut_frame())
+            message = await self._unusual(bytes(self._came.take(self._size)))
             if message is not None:
                 return message
 
@@ -171,45 +173,44 @@ class StreamFrames(PromptConnection):
     # ---------------------------------------------------------------------------------------- what comes
 
     async def _fill(self) -> None:
-        data = await self._bytes.receive(self._receive_bytes)
-        if not data:
+        count = await self._bytes.receive_into(self._came.room())
+        if not count:
             raise trio.BrokenResourceError("the WebSocket was lost")
-        self._came += data
+        self._came.put(count)
 
     def _has_frame(self) -> bool:
         """Whether the next frame is here to its end. Raises `trio.BrokenResourceError` if it is too large."""
         came = self._came
-        if len(came) < 2:
+        data, begin, waiting = came.data, came.begin, came.end - came.begin
+        if waiting < 2:
             return False
-        size, begin = came[1] & ~_MASKED, 2
+        size, head_size = data[begin + 1] & ~_MASKED, 2
         if size == 126:
-            size, begin = int.from_bytes(came[2:4]), 4
+            size, head_size = int.from_bytes(data[begin + 2 : begin + 4]), 4
         elif size == 127:
-            size, begin = int.from_bytes(came[2:10]), 10
-        begin += 4 if came[1] & _MASKED else 0
-        if size > self._limit_bytes and len(came) >= begin:
+            size, head_size = int.from_bytes(data[begin + 2 : begin + 10]), 10
+        head_size += 4 if data[begin + 1] & _MASKED else 0
+        if size > self._limit_bytes and waiting >= head_size:
             raise trio.BrokenResourceError(f"the peer sent a frame of more than {self._limit_bytes} bytes")
-        self._begin, self._end = begin, begin + size
-        return len(came) >= self._end
+        self._head_size, self._size = head_size, head_size + size
+        return waiting >= self._size
 
     def _is_plain(self) -> bool:
         """A whole message as a server sends it. In the middle of another one it would be a fault."""
-        return self._is_client and not self._pieces and self._came[0] in (TEXT, BINARY) and self._came[1] < _MASKED
+        data, begin = self._came.data, self._came.begin
+        return self._is_client and not self._pieces and data[begin] in (TEXT, BINARY) and data[begin + 1] < _MASKED
 
-    def _cut_payload(self) -> str | bytes:
-        is_text = self._came[0] == TEXT
-        with memoryview(self._came) as view:
-            payload = bytes(view[self._begin : self._end])
-        del self._came[: self._end]
-        try:
-            return payload.decode() if is_text else payload
-        except UnicodeDecodeError:
-            raise trio.BrokenResourceError("the peer sent a text that is no UTF-8") from None
-
-    def _cut_frame(self) -> bytes:
-        frame = bytes(self._came[: self._end])
-        del self._came[: self._end]
-        return frame
+    def _cut_payload(self) -> str | bytes | memoryview:
+        came = self._came
+        is_text = came.data[came.begin] == TEXT
+        came.begin += self._head_size
+        payload = came.take(self._size - self._head_size)
+        if is_text:
+            try:
+                return str(payload, "utf-8")
+            except UnicodeDecodeError:
+                raise trio.BrokenResourceError("the peer sent a text that is no UTF-8") from None
+        return payload if len(payload) > VIEW_BYTES else bytes(payload)
 
     async def _unusual(self, frame: bytes) -> str | bytes | None:
         """What any other frame brings: a message, if it is the end of one."""

@@ -265,9 +265,23 @@ MUTANTS = (
     Mutant(
         "a frame may be of any size",
         "relaytrio/transport/_stream_frames.py",
-        "        if size > self._limit_bytes and len(came) >= begin:",
+        "        if size > self._limit_bytes and waiting >= head_size:",
         "        if False:",
         _FRAMES,
+    ),
+    Mutant(
+        "rows that were received are kept in memory that is used again",
+        "relaytrio/_protocol/peer_wire.py",
+        "bytes(rows[begin : begin + bundled.size])",
+        "rows[begin : begin + bundled.size]",
+        "tests/protocol/test_peer_wire.py",
+    ),
+    Mutant(
+        "what waits is left behind when its memory becomes too small",
+        "relaytrio/transport/_receive_buffer.py",
+        "        self._view[: len(waiting)] = waiting\n",
+        "",
+        "tests/transport/test_receive_buffer.py",
     ),
     Mutant(
         "empty pieces of a message count nothing",

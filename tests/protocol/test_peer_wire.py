@@ -61,7 +61,20 @@ BUNDLE = peer_wire.Bundle((BURST, peer_wire.LegBurst(4, join(EPISODE, 7, rows_fr
 
 
 def decode(data: str | bytes) -> peer_wire.Control | None:
-    return peer_wire.decode_control(data, limit_bytes=LIMIT)
+    """What it is; and the same, if it is binary, of memory that is used for something else behind it."""
+    try:
+        decoded = peer_wire.decode_control(data, limit_bytes=LIMIT)
+    except WireError:
+        if isinstance(data, bytes):
+            with pytest.raises(WireError):
+                peer_wire.decode_control(memoryview(data), limit_bytes=LIMIT)
+        raise
+    if isinstance(data, bytes):
+        memory = bytearray(data)
+        viewed = peer_wire.decode_control(memoryview(memory), limit_bytes=LIMIT)
+        memory[:] = bytes(len(memory))
+        assert decoded == viewed
+    return decoded
 
 
 @given(frame=CONTROLS)
@@ -118,6 +131,15 @@ def test_a_bundle_whose_sizes_do_not_fit_is_refused(change: Callable[[bytes], by
     assert isinstance(written, bytes)
     with pytest.raises(WireError):
         decode(change(written))
+
+
+def test_a_bundle_of_many_bursts_survives_the_wire() -> None:
+    """Its header is longer than where the end of one is looked for first."""
+    bundle = peer_wire.Bundle(tuple(peer_wire.LegBurst(leg, BURST.burst) for leg in range(30)))
+    data = peer_wire.encode_control(bundle)
+    assert isinstance(data, bytes)
+    assert data.index(b"\n") > peer_wire.BEGINNING_BYTES
+    assert bundle == decode(data)
 
 
 def test_a_peer_that_knows_no_bundles_asks_for_none() -> None:

@@ -36,10 +36,16 @@ async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
         return ours, await listener.accept()
 
 
+async def receive(stream: StreamBytes, limit_bytes: int = 100) -> bytes:
+    room = bytearray(limit_bytes)
+    count = await stream.receive_into(memoryview(room))
+    return bytes(room[:count])
+
+
 async def read(stream: StreamBytes, size: int) -> bytes:
     came = b""
     while len(came) < size:
-        data = await stream.receive(1 << 16)
+        data = await receive(stream, 1 << 16)
         assert data
         came += data
     return came
@@ -47,7 +53,7 @@ async def read(stream: StreamBytes, size: int) -> bytes:
 
 async def refuses(stream: StreamBytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await stream.receive(100)
+        await receive(stream)
     with pytest.raises(error):
         await stream.send(b"x")
     with pytest.raises(error):
@@ -58,11 +64,11 @@ async def go_and_come(ours: trio.abc.Stream, theirs: trio.abc.Stream) -> None:
     here, there = StreamBytes(ours), StreamBytes(theirs)
     await here.send(b"over there")
     await there.send(b"and back")
-    assert b"over" == await there.receive(4)
-    assert b" there" == await there.receive(100)
-    assert b"and back" == await here.receive(100)
+    assert b"over" == await receive(there, 4)
+    assert b" there" == await receive(there)
+    assert b"and back" == await receive(here)
     await ours.aclose()
-    assert b"" == await there.receive(100)
+    assert b"" == await receive(there)
 
 
 async def test_bytes_go_and_come(pair: Pair) -> None:
@@ -105,7 +111,7 @@ async def test_what_is_sent_now_is_what_the_system_takes(pair: Pair) -> None:
     assert 0 == here.send_now(b"x")
     assert MUCH[:sent] == await read(there, sent)
     assert 4 == here.send_now(b"next")
-    assert b"next" == await there.receive(100)
+    assert b"next" == await receive(there)
 
 
 async def test_a_closed_stream_is_closed_for_all(pair: Pair) -> None:
@@ -117,7 +123,7 @@ async def test_a_closed_stream_is_closed_for_all(pair: Pair) -> None:
         @nursery.start_soon
         async def wait() -> None:
             with pytest.raises(trio.ClosedResourceError):
-                await here.receive(100)
+                await receive(here)
 
         await wait_all_tasks_blocked()
         await trio.aclose_forcefully(ours)
@@ -132,7 +138,7 @@ async def test_a_socket_of_the_same_number_is_another_one() -> None:
 
     async def read(here: StreamBytes) -> None:
         try:
-            outcomes.add(await here.receive(100))
+            outcomes.add(await receive(here))
         except trio.ClosedResourceError:
             outcomes.add(b"closed")
 
@@ -178,17 +184,17 @@ async def test_a_cancelled_wait_loses_nothing(pair: Pair) -> None:
     await there.send(b"kept")
     with trio.CancelScope() as scope:
         scope.cancel()
-        await here.receive(100)
+        await receive(here)
     assert scope.cancelled_caught
-    assert b"kept" == await here.receive(100)
+    assert b"kept" == await receive(here)
     await here.send(b"sent")
-    assert b"sent" == await there.receive(100)
+    assert b"sent" == await receive(there)
 
 
 async def test_reading_and_writing_let_others_run(pair: Pair) -> None:
     """Also where neither has to wait."""
     ours, theirs = pair
     here, there = StreamBytes(ours), StreamBytes(theirs)
-    for go in (lambda: here.send(b"x"), lambda: there.receive(1)):
+    for go in (lambda: here.send(b"x"), lambda: receive(there, 1)):
         with trio.testing.assert_checkpoints():
             await go()

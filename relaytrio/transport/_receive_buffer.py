@@ -1,0 +1,72 @@
+"""What has come over a stream and has not been taken, in memory that is used again and again.
+
+To append what comes to what is there, and to cut off what is taken, costs more than to read it where much comes: the
+system gives fresh memory for each large piece, page by page. Must not know: streams, what the bytes say. Who calls:
+`_stream_frames.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SMALL_BYTES: Final = 4096
+"""What is asked for at first: many connections never have more waiting."""
+KEPT: Final = 4
+"""Times what is asked for at most: memory that a larger frame needed is given back behind it."""
+
+
+class ReceiveBuffer:
+    """A queue of bytes. Those that wait are `data[begin:end]`; all methods are synchronous.
+
+    `most_bytes` is the most that is asked for at once. So much is asked for only where so much comes.
+    """
+
+    __slots__ = ("_ask_bytes", "_most_bytes", "_view", "begin", "data", "end")
+
+    def __init__(self, most_bytes: int, came: bytes = b"") -> None:
+        self._most_bytes = most_bytes
+        self._ask_bytes = min(SMALL_BYTES, most_bytes)
+        self.data = bytearray(max(self._ask_bytes, len(came)))
+        self.data[: len(came)] = came
+        self._view = memoryview(self.data)
+        self.begin = 0
+        self.end = len(came)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def room(self) -> memoryview:
+        """Where what comes next is to be put, from its beginning on; see `put`. So many bytes are to be asked for.
+
+        What waits may be moved: no place in `data` holds beyond this.
+        """
+        if self.begin == self.end:
+            self.begin = self.end = 0
+        if len(self.data) - self.end < self._ask_bytes or (self._is_oversized and not self.end):
+            self._move()
+        return self._view[self.end : self.end + self._ask_bytes]
+
+    def put(self, count: int) -> None:
+        """So many bytes have come, and are in the room."""
+        self.end += count
+        if count == self._ask_bytes:
+            self._ask_bytes = min(2 * count, self._most_bytes)
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes, which wait no longer. There must be so many. The view holds until `room` is called."""
+        begin, self.begin = self.begin, self.begin + count
+        return self._view[begin : self.begin]
+
+    @property
+    def _is_oversized(self) -> bool:
+        return len(self.data) > KEPT * self._most_bytes
+
+    def _move(self) -> None:
+        """To the beginning, of other memory if this is too small, or larger than anything that still waits needs."""
+        waiting = self._view[self.begin : self.end]
+        needed = len(waiting) + self._ask_bytes
+        if len(self.data) < needed or (self._is_oversized and not waiting):
+            self.data = bytearray(max(needed, 2 * len(self.data)) if waiting else needed)
+            self._view = memoryview(self.data)
+        self._view[: len(waiting)] = waiting
+        self.begin, self.end = 0, len(waiting)

@@ -1,0 +1,81 @@
+"""What has come over a stream: nothing lost, doubled or out of order, and no more memory than it needs."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from relaytrio.transport._receive_buffer import KEPT, SMALL_BYTES, ReceiveBuffer
+
+MOST = 3 * SMALL_BYTES
+
+
+def fill(buffer: ReceiveBuffer, data: bytes) -> bytes:
+    """Bring as much of it as there is room for; gives what is left."""
+    room = buffer.room()
+    count = min(len(room), len(data))
+    room[:count] = data[:count]
+    buffer.put(count)
+    return data[count:]
+
+
+@given(
+    already=st.binary(max_size=10),
+    steps=st.lists(st.tuples(st.integers(1, 3 * MOST), st.floats(0, 1)), max_size=20),
+    most=st.sampled_from([1, 7, MOST]),
+)
+def test_all_bytes_come_out_in_order(already: bytes, steps: list[tuple[int, float]], most: int) -> None:
+    """However much comes and is taken at once."""
+    buffer = ReceiveBuffer(most, already)
+    waiting = already
+    count = 0
+    for size, share in steps:
+        size = min(size, 3 * most)
+        data = bytes((count + number) % 251 for number in range(size))
+        count += size
+        waiting += data
+        while data:
+            data = fill(buffer, data)
+        assert waiting == buffer.data[buffer.begin : buffer.end]
+        assert len(waiting) == len(buffer)
+        taken = int(len(waiting) * share)
+        assert waiting[:taken] == buffer.take(taken)
+        waiting = waiting[taken:]
+    assert waiting == bytes(buffer.take(len(waiting)))
+    assert 0 == len(buffer)
+
+
+def test_much_is_asked_for_where_much_comes() -> None:
+    """A connection of small frames has little memory."""
+    buffer = ReceiveBuffer(MOST)
+    for _ in range(5):
+        fill(buffer, b"x" * (SMALL_BYTES - 1))
+        buffer.take(SMALL_BYTES - 1)
+    assert SMALL_BYTES == len(buffer.room()) == len(buffer.data)
+    for asked in (2 * SMALL_BYTES, MOST, MOST):
+        fill(buffer, b"x" * MOST)
+        assert asked == len(buffer.room())
+
+
+def test_what_a_large_frame_needed_is_given_back() -> None:
+    """When all of it was taken, and not before; what was taken last holds until there is room for more."""
+    buffer = ReceiveBuffer(MOST)
+    large = bytes(range(256)) * (KEPT * MOST // 128)
+    left = large
+    while left:
+        left = fill(buffer, left)
+    assert len(large) <= len(buffer.data)
+    taken = buffer.take(len(large))
+    assert large == taken
+    buffer.room()
+    assert MOST == len(buffer.data)
+
+
+def test_memory_grows_seldom() -> None:
+    """It is copied a few times while a large frame comes, and not with each read."""
+    buffer = ReceiveBuffer(MOST)
+    left, sizes = b"x" * (100 * MOST), set[int]()
+    while left:
+        left = fill(buffer, left)
+        sizes.add(len(buffer.data))
+    assert len(sizes) < 12

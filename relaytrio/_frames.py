@@ -85,9 +85,11 @@ def decoded(taken: Taken) -> Sequence[Event]:
 
 def one_by_one(taken: Taken) -> Iterator[Event]:
     """The events that were taken, made as they are asked for."""
-    if isinstance(taken, Burst) and taken.count > MADE_TOGETHER:
-        return chain.from_iterable(wire.decode_rows_by(MADE_TOGETHER, taken))
-    return iter(decoded(taken))
+    if not isinstance(taken, Burst):
+        return iter(taken)
+    if taken.count <= MADE_TOGETHER:
+        return iter(wire.decode_rows(taken))
+    return chain.from_iterable(wire.decode_rows_by(MADE_TOGETHER, taken))
 
 
 def framed(events: tuple[Event, ...], limit_bytes: int) -> Iterator[Frame]:

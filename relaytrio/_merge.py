@@ -90,8 +90,7 @@ class Merge:
 
     def next(self) -> Taken | None:
         """What the viewer gets next, if there is anything. Synchronous: no state changes between two looks."""
-        troubles = self._take_troubles()
-        if troubles:
+        if self._watch.troubles and (troubles := self._take_troubles()):
             return troubles
         view = self._watch.view
         if view is not None and not self._progress.fits(view):
@@ -141,8 +140,6 @@ class Merge:
         return burst
 
     def _take_troubles(self) -> tuple[Event, ...]:
-        if not self._watch.troubles:
-            return ()
         events: list[Event] = []
         if self._progress.base.stamp is None:
             return ()  # before the first view the viewer's cursor is not whole: no event can carry it

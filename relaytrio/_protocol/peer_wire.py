@@ -234,17 +234,18 @@ def decode_control(data: str | bytes | memoryview, *, limit_bytes: int) -> Contr
     """
     if isinstance(data, str):
         return _decode_text(data.encode(errors="surrogatepass"), limit_bytes)
-    _check_size(data, limit_bytes)
+    if len(data) > limit_bytes:
+        raise _too_large(limit_bytes)
     return _decode_bursts(data)
 
 
-def _check_size(data: bytes | memoryview, limit_bytes: int) -> None:
-    if len(data) > limit_bytes:
-        raise WireError(f"a frame of more than {limit_bytes} bytes")
+def _too_large(limit_bytes: int) -> WireError:
+    return WireError(f"a frame of more than {limit_bytes} bytes")
 
 
 def _decode_text(data: bytes, limit_bytes: int) -> Select | Release | Ended | Heartbeat | None:
-    _check_size(data, limit_bytes)
+    if len(data) > limit_bytes:
+        raise _too_large(limit_bytes)
     if data == HEARTBEAT:
         return Heartbeat()
     decoder = _CONTROLS.get(decode(_CONTROL_HEAD, data).type)

@@ -358,7 +358,7 @@ def decode_rows_by(count: int, burst: Burst) -> Iterator[list[MessagePart]]:
 
 
 def _rows_of(burst: Burst) -> list[_PartOfBurst]:
-    rows = decode(_PARTS_OF_BURST, encode_frame([burst.rows]))
+    rows = decode(_PARTS_OF_BURST, b"[%b]" % burst.rows)
     if len(rows) != burst.count:
         raise WireError(f"not of this protocol: {len(rows)} rows in a burst of {burst.count}")
     return rows

@@ -21,10 +21,11 @@ class ReceiveBuffer:
     `most_bytes` is the most that is asked for at once. So much is asked for only where so much comes.
     """
 
-    __slots__ = ("_ask_bytes", "_most_bytes", "_view", "begin", "data", "end")
+    __slots__ = ("_ask_bytes", "_kept_bytes", "_most_bytes", "_view", "begin", "data", "end")
 
     def __init__(self, most_bytes: int, came: bytes = b"") -> None:
         self._most_bytes = most_bytes
+        self._kept_bytes = KEPT * most_bytes
         self._ask_bytes = min(SMALL_BYTES, most_bytes)
         self.data = bytearray(max(self._ask_bytes, len(came)))
         self.data[: len(came)] = came
@@ -42,7 +43,7 @@ class ReceiveBuffer:
         """
         if self.begin == self.end:
             self.begin = self.end = 0
-        if len(self.data) - self.end < self._ask_bytes or (self._is_oversized and not self.end):
+        if len(self.data) - self.end < self._ask_bytes or (not self.end and len(self.data) > self._kept_bytes):
             self._move()
         return self._view[self.end : self.end + self._ask_bytes]
 
@@ -57,15 +58,11 @@ class ReceiveBuffer:
         begin, self.begin = self.begin, self.begin + count
         return self._view[begin : self.begin]
 
-    @property
-    def _is_oversized(self) -> bool:
-        return len(self.data) > KEPT * self._most_bytes
-
     def _move(self) -> None:
         """To the beginning, of other memory if this is too small, or larger than anything that still waits needs."""
         waiting = self._view[self.begin : self.end]
         needed = len(waiting) + self._ask_bytes
-        if len(self.data) < needed or (self._is_oversized and not waiting):
+        if len(self.data) < needed or (not waiting and len(self.data) > self._kept_bytes):
             self.data = bytearray(max(needed, 2 * len(self.data)) if waiting else needed)
             self._view = memoryview(self.data)
         self._view[: len(waiting)] = waiting

@@ -40,16 +40,18 @@ class Selection:
         self.answer: Ended | None = None
         """What to say in place of rows."""
         self._parts = parts
+        self._log: PartLog | None = None
         self._cursor = select.after_seq
         self._found = False
         self._watch = ExitStack()
 
-    def watch(self, wake: Callable[[], None]) -> None:
-        """Call `wake` whenever there may be something to send, until the selection is closed."""
+    def watch(self, wake: Callable[[int], None]) -> None:
+        """Call `wake`, with the leg, whenever there may be something to send, until the selection is closed."""
+        leg = self.select.leg
 
         def look() -> None:
             self.log()
-            wake()
+            wake(leg)
 
         self._watch.enter_context(self._parts.watching(self.select.chat_id, self.select.episode, look))
 
@@ -59,10 +61,11 @@ class Selection:
 
     def log(self) -> PartLog | None:
         """The selected log, if it is here and was made here."""
-        log = self._parts.find(self.select.chat_id, self.select.episode)
-        if log is None or not log.made_here:
-            return None
-        self._found = True
+        log = self._log
+        if log is None or log.forgotten:
+            log = self._parts.find(self.select.chat_id, self.select.episode)
+            self._log = log = log if log is not None and log.made_here else None
+            self._found = self._found or log is not None
         return log
 
     def goes_out_first(self, newer: Select) -> bool:
@@ -146,7 +149,7 @@ class Selections:
             queue.pop().close()
         selection = self._new(select)
         queue.append(selection)
-        selection.watch(lambda: self._mark_rows(select.leg))
+        selection.watch(self._mark_rows)
         self._check_length(queue)
         return selection
 
@@ -226,7 +229,7 @@ class Selections:
             queue.popleft().close()
         if not queue:
             self._legs.pop(leg, None)
-        elif frame is not None:
+        elif frame is not None and queue[0].has_more:
             self._ready[leg] = None
         return frame
 

@@ -21,6 +21,8 @@ class StreamBytes:
         """If the stream is that and nothing else."""
         if isinstance(stream, trio.SocketStream) and os.name == "posix":
             self._socket = stream.socket
+        self.is_prompt = self._socket is not None
+        """Whether it can send without waiting."""
 
     async def receive_into(self, room: memoryview) -> int:
         """Put there what has come, when there is something; how many bytes. 0: nothing more will come. A checkpoint.
@@ -33,10 +35,9 @@ class StreamBytes:
             return len(data)
         while True:
             await trio.lowlevel.wait_readable(_descriptor(self._socket))
-            # Asked for anew: it may have been closed since, and its number may be another's.
-            descriptor = _descriptor(self._socket)
             try:
-                return os.readv(descriptor, (room,))
+                # Asked for anew: it may have been closed since, and its number may be another's.
+                return os.readv(_descriptor(self._socket), (room,))
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -54,11 +55,6 @@ class StreamBytes:
         else:
             with memoryview(data) as whole:
                 await self._stream.send_all(whole[sent:])
-
-    @property
-    def is_prompt(self) -> bool:
-        """Whether it can send without waiting."""
-        return self._socket is not None
 
     def send_now(self, data: bytes) -> int:
         """Send as much as the system takes now; how many bytes that is. Raises as `receive_into` does."""

@@ -137,7 +137,10 @@ class StreamFrames(PromptConnection):
                 await trio.lowlevel.checkpoint()
             while not self._has_frame():
                 self._since_checkpoint = 0
-                await self._fill()
+                count = await self._bytes.receive_into(self._came.room())
+                if not count:
+                    raise trio.BrokenResourceError("the WebSocket was lost")
+                self._came.put(count)
             if self._is_plain():
                 return self._cut_payload()
             message = await self._unusual(bytes(self._came.take(self._size)))
@@ -171,12 +174,6 @@ class StreamFrames(PromptConnection):
         await trio.aclose_forcefully(self._stream)
 
     # ---------------------------------------------------------------------------------------- what comes
-
-    async def _fill(self) -> None:
-        count = await self._bytes.receive_into(self._came.room())
-        if not count:
-            raise trio.BrokenResourceError("the WebSocket was lost")
-        self._came.put(count)
 
     def _has_frame(self) -> bool:
         """Whether the next frame is here to its end. Raises `trio.BrokenResourceError` if it is too large."""

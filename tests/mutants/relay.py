@@ -332,8 +332,8 @@ MUTANTS = (
     Mutant(
         "copies are served to other replicas",
         "relaytrio/transport/_selections.py",
-        "        if log is None or not log.made_here:",
-        "        if log is None:",
+        "log if log is not None and log.made_here else None",
+        "log",
         _ENDPOINT,
         races=(13,),
     ),

@@ -8,7 +8,8 @@ _FRAMES = "tests/transport/test_stream_frames.py"
 _RELAY, _VIEWER, _PARTS = "tests/test_relay.py", "tests/test_subscription.py", "tests/test_parts.py"
 _DIALS, _LEGS, _LEAVING = (f"tests/races/test_{topic}_races.py" for topic in ("dial", "leg", "leaving"))
 _CHANNELS, _WIRE = (f"tests/races/test_{topic}_races.py" for topic in ("channel", "wire"))
-_ENDPOINT, _DIALER = "tests/transport/test_parts_endpoint.py", "tests/transport/test_dialer.py"
+_PROMPTNESS = "tests/transport/test_endpoint_promptness.py"
+_SELECTS, _DIALER = "tests/transport/test_endpoint_selects.py", "tests/transport/test_dialer.py"
 
 MUTANTS = (
     # the relay
@@ -295,7 +296,21 @@ MUTANTS = (
         "relaytrio/transport/parts_endpoint.py",
         "        while self._news < enough and quiet < QUIET_TURNS:",
         "        while quiet < QUIET_TURNS:",
-        "tests/transport/test_parts_endpoint.py",
+        _PROMPTNESS,
+    ),
+    Mutant(
+        "rows that come together are sent one by one",
+        "relaytrio/transport/parts_endpoint.py",
+        "        return max(self._together, self._together_before) <= FEW",
+        "        return True",
+        _PROMPTNESS,
+    ),
+    Mutant(
+        "a log that was forgotten is served on",
+        "relaytrio/transport/_selections.py",
+        "        if log is None or log.forgotten:",
+        "        if log is None:",
+        "tests/transport/test_endpoint_rows.py",
     ),
     # part logs
     Mutant(
@@ -334,7 +349,7 @@ MUTANTS = (
         "relaytrio/transport/_selections.py",
         "log if log is not None and log.made_here else None",
         "log",
-        _ENDPOINT,
+        _SELECTS,
         races=(13,),
     ),
     Mutant(

@@ -409,14 +409,19 @@ def are_parts(burst: Burst) -> bool:
         return False
     # Every line has its seq at one place, and there is no other line: it would be found, without a seq. Numbers are
     # compared as they are written, without sign or leading 0.
-    found = _seqs_at(len(beginning)).findall(rows)
+    digits = len(str(burst.last_seq))
+    found = _seqs_at(len(beginning), digits if digits == len(str(first_seq + 1)) else None).findall(rows)
     return b"[%b]" % b",".join(found) == encode(list(range(first_seq + 1, first_seq + 1 + later)))
 
 
 @lru_cache(maxsize=64)
-def _seqs_at(place: int) -> re.Pattern[bytes]:
-    """Finds the seqs of all rows but the first, at that place; nothing where a line has none there."""
-    return re.compile(rb'\n(?:.{%d}([0-9]{1,20}),"part":|)' % place, re.DOTALL)
+def _seqs_at(place: int, digits: int | None) -> re.Pattern[bytes]:
+    """Finds the seqs of all rows but the first, at that place; nothing where a line has none there.
+
+    With as many digits each, or what stands in their place: it takes a tenth less to find, and is compared anyway.
+    """
+    seq = rb"[0-9]{1,20}" if digits is None else rb".{%d}" % digits
+    return re.compile(rb'\n(?:.{%d}(%b),"part":|)' % (place, seq), re.DOTALL)
 
 
 @lru_cache(maxsize=EPISODES_AT_ONCE)

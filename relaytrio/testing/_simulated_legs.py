@@ -202,7 +202,9 @@ class _FrameDialer:
 async def _serve_frames(place: Place, end: End) -> None:
     connection = FrameEnd(end)
     with trio.fail_after(place.settings.handshake_seconds):
-        headers = json.loads(await connection.receive())
+        said = await connection.receive()
+    assert isinstance(said, str)
+    headers = json.loads(said)
     try:
         source = _authorized(place, headers)
     except InvalidGrant:

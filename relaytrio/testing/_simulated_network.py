@@ -270,13 +270,19 @@ class FrameEnd(PromptConnection):
         self._end = end
         self._rest: bytes | None = None
         self._is_sending = False
+        self._given = bytearray()
+        """What the last view is of."""
 
-    async def receive(self) -> str | bytes:
-        """See `FrameConnection`."""
+    async def receive(self) -> str | memoryview:
+        """See `FrameConnection`. Whoever keeps a view beyond the next call finds nothing of its frame there."""
+        self._given[:] = b"\xfe" * len(self._given)
         item = await self._end.receive()
         if item is None:
             raise trio.EndOfChannel
-        return item[1:].decode() if item[:1] == b"t" else item[1:]
+        if item[:1] == b"t":
+            return item[1:].decode()
+        self._given = bytearray(item)
+        return memoryview(self._given)[1:]
 
     async def send(self, frame: str | bytes) -> None:
         """See `FrameConnection`."""

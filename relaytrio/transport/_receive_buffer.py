@@ -11,8 +11,10 @@ from typing import Final
 
 SMALL_BYTES: Final = 4096
 """What is asked for at first: many connections never have more waiting."""
+SMALL_READS: Final = 16
+"""After so many in a row that brought less, so little is asked for again. An idle connection's heartbeats are such."""
 KEPT: Final = 4
-"""Times what is asked for at most: memory that a larger frame needed is given back behind it."""
+"""Times what is asked for: memory that is larger is given back when nothing waits in it."""
 
 
 class ReceiveBuffer:
@@ -21,12 +23,12 @@ class ReceiveBuffer:
     `most_bytes` is the most that is asked for at once. So much is asked for only where so much comes.
     """
 
-    __slots__ = ("_ask_bytes", "_kept_bytes", "_most_bytes", "_view", "begin", "data", "end")
+    __slots__ = ("_ask_bytes", "_most_bytes", "_small_reads", "_view", "begin", "data", "end")
 
     def __init__(self, most_bytes: int, came: bytes = b"") -> None:
         self._most_bytes = most_bytes
-        self._kept_bytes = KEPT * most_bytes
         self._ask_bytes = min(SMALL_BYTES, most_bytes)
+        self._small_reads = 0
         self.data = bytearray(max(self._ask_bytes, len(came)))
         self.data[: len(came)] = came
         self._view = memoryview(self.data)
@@ -43,27 +45,42 @@ class ReceiveBuffer:
         """
         if self.begin == self.end:
             self.begin = self.end = 0
-        if len(self.data) - self.end < self._ask_bytes or (not self.end and len(self.data) > self._kept_bytes):
-            self._move()
+            if not self._ask_bytes <= len(self.data) <= KEPT * self._ask_bytes:
+                self._take_memory(self._ask_bytes)
+        elif len(self.data) - self.end < self._ask_bytes:
+            self._make_room()
         return self._view[self.end : self.end + self._ask_bytes]
 
     def put(self, count: int) -> None:
         """So many bytes have come, and are in the room."""
         self.end += count
-        if count == self._ask_bytes:
-            self._ask_bytes = min(2 * count, self._most_bytes)
+        if count < SMALL_BYTES:
+            self._small_reads += 1
+            if self._small_reads == SMALL_READS:
+                self._ask_bytes = min(SMALL_BYTES, self._most_bytes)
+        else:
+            self._small_reads = 0
+            if count == self._ask_bytes:
+                self._ask_bytes = min(4 * count, self._most_bytes)
 
     def take(self, count: int) -> memoryview:
         """The next bytes, which wait no longer. There must be so many. The view holds until `room` is called."""
         begin, self.begin = self.begin, self.begin + count
         return self._view[begin : self.begin]
 
-    def _move(self) -> None:
-        """To the beginning, of other memory if this is too small, or larger than anything that still waits needs."""
+    def skip(self, count: int) -> None:
+        """Like `take`, of bytes that nobody wants."""
+        self.begin += count
+
+    def _make_room(self) -> None:
+        """Move what waits to the beginning, of more memory if it needs it."""
         waiting = self._view[self.begin : self.end]
         needed = len(waiting) + self._ask_bytes
-        if len(self.data) < needed or (not waiting and len(self.data) > self._kept_bytes):
-            self.data = bytearray(max(needed, 2 * len(self.data)) if waiting else needed)
-            self._view = memoryview(self.data)
+        if len(self.data) < needed:
+            self._take_memory(max(needed, 2 * len(self.data)))
         self._view[: len(waiting)] = waiting
         self.begin, self.end = 0, len(waiting)
+
+    def _take_memory(self, size: int) -> None:
+        self.data = bytearray(size)
+        self._view = memoryview(self.data)

@@ -189,11 +189,11 @@ class _Endpoint:
     def _notice_rows(self) -> None:
         """Called in the step in which they are appended. One that comes alone, or with few, leaves in that step."""
         self._news += 1
-        if not (self._is_idle and self._few_come() and self._send_now()):
+        if not (self._is_idle and self._counted_few() and self._send_now()):
             self._wakeup.set()
 
-    def _few_come(self) -> bool:
-        """Whether few parts came together until now, and when there was company the last time."""
+    def _counted_few(self) -> bool:
+        """Count one more. Whether there are few that came together until now, and were when a pause ended before."""
         now = trio.current_time()
         if now - self._came_at >= PAUSE_SECONDS:
             self._together_before, self._together = self._together, 0

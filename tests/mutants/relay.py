@@ -278,6 +278,13 @@ MUTANTS = (
         "tests/protocol/test_peer_wire.py",
     ),
     Mutant(
+        "half a header is read together with what came before it",
+        "relaytrio/transport/_stream_frames.py",
+        "        if size > self._limit_bytes and waiting >= head_size:",
+        "        if size > self._limit_bytes:",
+        _FRAMES,
+    ),
+    Mutant(
         "what waits is left behind when its memory becomes too small",
         "relaytrio/transport/_receive_buffer.py",
         "        self._view[: len(waiting)] = waiting\n",

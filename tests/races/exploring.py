@@ -1,5 +1,7 @@
 """Random histories by seed, explored by two processes: half of them with faults, a third of what happens at a seam, a
 tenth over the real trio-websocket, and two thirds over connections that all legs to a peer share.
+
+A fifth is run without anybody at the seams: where somebody is, no row leaves in the step in which it is appended.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 
 import attrs
 
@@ -79,12 +82,13 @@ def explore_chunk(first_seed: int) -> Explored:
     # What a run leaves behind is found at the end of a chunk: looking for it all the time costs a tenth.
     gc.disable()
     explored = Explored()
-    with watch_seams() as seams:
-        for seed in range(first_seed, first_seed + CHUNK):
+    for seed in range(first_seed, first_seed + CHUNK):
+        with watch_seams() if seed % 5 else nullcontext() as seams:
             explored.traces.add(explore(seed).fingerprint)
-            explored.histories += 1
-            explored.over_websocket += legs_of(seed) == "websocket"
-        explored.passed = seams.passed
+        if seams is not None:
+            explored.passed += seams.passed
+        explored.histories += 1
+        explored.over_websocket += legs_of(seed) == "websocket"
     gc.collect()
     return explored
 

@@ -9,9 +9,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from relaytrio._errors import ChatNotFound, StoreUnavailable
+from relaytrio._parts import PartLogs
 from relaytrio._protocol.burst import join
 from relaytrio._protocol.events import Episode
-from relaytrio._protocol.peer_wire import Ended, Heartbeat, Release
+from relaytrio._protocol.peer_wire import Ended, Heartbeat, Release, Select
+from relaytrio._settings import Settings
+from relaytrio.transport._selections import Selections
 from relaytrio.transport.grants import (
     GRANT_HEADER,
     SOURCE_HEADER,
@@ -295,6 +298,16 @@ async def test_a_refused_select_changes_nothing_else(endpoint: Endpoint) -> None
         assert await peer.next() == Ended(1, NEXT, "refused", 0)
         append(log, 1)
         assert await peer.next() == burst(1)
+
+
+def test_each_refused_select_of_a_leg_is_answered() -> None:
+    """The newest first, without anything else happening in between."""
+    parts = PartLogs(Settings(), clock=lambda: 0.0)
+    selections = Selections(parts, burst_bytes=1000, runs=1, wake=lambda: None, wake_for_rows=lambda: None)
+    for after_seq in (1, 2):
+        selections.refuse(Select(1, "chat", EPISODE, after_seq, "bad"))
+    ends = [Ended(1, EPISODE, "refused", after_seq) for after_seq in (2, 1)]
+    assert [*ends, None] == [selections.next_frame() for _ in range(3)]
 
 
 async def test_an_open_leg_is_never_checked_again(endpoint: Endpoint) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from relaytrio.transport._receive_buffer import KEPT, SMALL_BYTES, ReceiveBuffer
+from relaytrio.transport._receive_buffer import KEPT, SMALL_BYTES, SMALL_READS, ReceiveBuffer
 
-MOST = 3 * SMALL_BYTES
+MOST = 6 * SMALL_BYTES
 
 
 def fill(buffer: ReceiveBuffer, data: bytes) -> bytes:
@@ -52,16 +52,29 @@ def test_much_is_asked_for_where_much_comes() -> None:
         fill(buffer, b"x" * (SMALL_BYTES - 1))
         buffer.take(SMALL_BYTES - 1)
     assert SMALL_BYTES == len(buffer.room()) == len(buffer.data)
-    for asked in (2 * SMALL_BYTES, MOST, MOST):
+    for asked in (4 * SMALL_BYTES, MOST, MOST):
         fill(buffer, b"x" * MOST)
+        buffer.take(len(buffer))
         assert asked == len(buffer.room())
+
+
+def test_what_once_came_much_is_not_kept_for_ever() -> None:
+    """A connection that has small frames again, as an idle one has its heartbeats, comes to have little memory."""
+    buffer = ReceiveBuffer(MOST)
+    for _ in range(4):
+        fill(buffer, b"x" * MOST)
+    buffer.take(len(buffer))
+    for read in range(SMALL_READS + 1):
+        assert MOST <= len(buffer.data) or read == SMALL_READS
+        fill(buffer, b"[]")
+        assert b"[]" == bytes(buffer.take(2))
+    assert SMALL_BYTES == len(buffer.room()) == len(buffer.data)
 
 
 def test_what_a_large_frame_needed_is_given_back() -> None:
     """When all of it was taken, and not before; what was taken last holds until there is room for more."""
     buffer = ReceiveBuffer(MOST)
-    large = bytes(range(256)) * (KEPT * MOST // 128)
-    left = large
+    left = large = bytes(range(256)) * (KEPT * MOST // 128)
     while left:
         left = fill(buffer, left)
     assert len(large) <= len(buffer.data)

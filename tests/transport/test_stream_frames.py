@@ -297,6 +297,28 @@ async def test_the_answer_to_a_ping_waits_for_the_frame_that_is_under_way() -> N
     assert [TextMessage(data="a frame"), Pong(payload=b"p")] == list(protocol.events())
 
 
+async def test_half_a_header_is_not_read_together_with_what_came_before() -> None:
+    """It stands in memory that was used, and what is behind it there looks like a frame beyond the limit."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    frames = StreamFrames(ours, CLIENT, SETTINGS)
+    got: list[bytes] = []
+
+    async def receive() -> None:
+        while True:
+            frame = await frames.receive()
+            assert not isinstance(frame, str)
+            got.append(bytes(frame))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        # In two reads, so that there is more memory than one read asks for.
+        for piece in (b"\x82", b"\x32" + b"\xff" * 50, b"\x82", b"\x7e", b"\x00", b"\xc8", b"y" * 200):
+            await theirs.send_all(piece)
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [b"\xff" * 50, b"y" * 200] == got
+
+
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
     await wait_all_tasks_blocked()
     scope.cancel()

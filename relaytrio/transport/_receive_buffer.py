@@ -63,14 +63,14 @@ class ReceiveBuffer:
             if count == self._ask_bytes:
                 self._ask_bytes = min(4 * count, self._most_bytes)
 
-    def take(self, count: int) -> memoryview:
-        """The next bytes, which wait no longer. There must be so many. The view holds until `room` is called."""
-        begin, self.begin = self.begin, self.begin + count
-        return self._view[begin : self.begin]
+    def take(self, count: int, behind: int = 0) -> memoryview:
+        """The next bytes, which wait no longer, nor do those that they are behind. There must be so many.
 
-    def skip(self, count: int) -> None:
-        """Like `take`, of bytes that nobody wants."""
-        self.begin += count
+        The view holds until `room` is called.
+        """
+        begin = self.begin + behind
+        self.begin = begin + count
+        return self._view[begin : self.begin]
 
     def _make_room(self) -> None:
         """Move what waits to the beginning, of more memory if it needs it."""

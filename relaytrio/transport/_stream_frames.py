@@ -200,8 +200,7 @@ class StreamFrames(PromptConnection):
     def _cut_payload(self) -> str | bytes | memoryview:
         came = self._came
         is_text = came.data[came.begin] == TEXT
-        came.skip(self._head_size)
-        payload = came.take(self._size - self._head_size)
+        payload = came.take(self._size - self._head_size, self._head_size)
         if is_text:
             try:
                 return str(payload, "utf-8")

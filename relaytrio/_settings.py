@@ -64,7 +64,7 @@ class Settings:
     idle_leg_seconds: float = 5.0
     """How long a leg whose episode has ended waits for the next one."""
     leg_receive_buffer_bytes: int = 256 * KiB
-    """With the library's default of 4 KiB, large frames are three times slower."""
+    """The most that is read at once from a peer. With a library's 4 KiB, large frames are three times slower."""
     leg_frame_bytes: int = 4 * MiB
     """The largest frame accepted from a peer."""
 

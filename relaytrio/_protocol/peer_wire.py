@@ -179,7 +179,7 @@ def encode_control(frame: Control) -> str | bytes:
     """The frame for a socket: bytes (a binary frame) for bursts, text for all others."""
     match frame:
         case LegBurst(leg, burst):
-            # What an encoder makes of it, in a third of the time: it goes before every token.
+            # What an encoder makes of it, in two thirds of the time: it goes before every token.
             truncated = b"true" if burst.truncated else b"false"
             fields = (leg, _written(burst.episode), burst.first_seq, burst.count, truncated, burst.rows)
             return _BURST % fields

@@ -38,7 +38,7 @@ class ReceiveBuffer:
     def __len__(self) -> int:
         return self.end - self.begin
 
-    def room(self) -> memoryview:
+    def space(self) -> memoryview:
         """Where what comes next is to be put, from its beginning on; see `put`. So many bytes are to be asked for.
 
         What waits may be moved: no place in `data` holds beyond this.
@@ -48,11 +48,11 @@ class ReceiveBuffer:
             if not self._ask_bytes <= len(self.data) <= KEPT * self._ask_bytes:
                 self._take_memory(self._ask_bytes)
         elif len(self.data) - self.end < self._ask_bytes:
-            self._make_room()
+            self._make_space()
         return self._view[self.end : self.end + self._ask_bytes]
 
     def put(self, count: int) -> None:
-        """So many bytes have come, and are in the room."""
+        """So many bytes have come, and are in the space."""
         self.end += count
         if count < SMALL_BYTES:
             self._small_reads += 1
@@ -66,13 +66,13 @@ class ReceiveBuffer:
     def take(self, count: int, behind: int = 0) -> memoryview:
         """The next bytes, which wait no longer, nor do those that they are behind. There must be so many.
 
-        The view holds until `room` is called.
+        The view holds until `space` is called.
         """
         begin = self.begin + behind
         self.begin = begin + count
         return self._view[begin : self.begin]
 
-    def _make_room(self) -> None:
+    def _make_space(self) -> None:
         """Move what waits to the beginning, of more memory if it needs it."""
         waiting = self._view[self.begin : self.end]
         needed = len(waiting) + self._ask_bytes

@@ -21,23 +21,21 @@ class StreamBytes:
         """If the stream is that and nothing else."""
         if isinstance(stream, trio.SocketStream) and os.name == "posix":
             self._socket = stream.socket
-        self.is_prompt = self._socket is not None
-        """Whether it can send without waiting."""
 
-    async def receive_into(self, room: memoryview) -> int:
+    async def receive_into(self, space: memoryview) -> int:
         """Put there what has come, when there is something; how many bytes. 0: nothing more will come. A checkpoint.
 
         Raises `trio.BrokenResourceError` when the connection is lost, `trio.ClosedResourceError` when it was closed.
         """
         if self._socket is None:
-            data = await self._stream.receive_some(len(room))
-            room[: len(data)] = data
+            data = await self._stream.receive_some(len(space))
+            space[: len(data)] = data
             return len(data)
         while True:
             await trio.lowlevel.wait_readable(_descriptor(self._socket))
             try:
                 # Asked for anew: it may have been closed since, and its number may be another's.
-                return os.readv(_descriptor(self._socket), (room,))
+                return os.readv(_descriptor(self._socket), (space,))
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -55,6 +53,11 @@ class StreamBytes:
         else:
             with memoryview(data) as whole:
                 await self._stream.send_all(whole[sent:])
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it can send without waiting."""
+        return self._socket is not None
 
     def send_now(self, data: bytes) -> int:
         """Send as much as the system takes now; how many bytes that is. Raises as `receive_into` does."""

@@ -137,7 +137,7 @@ class StreamFrames(PromptConnection):
                 await trio.lowlevel.checkpoint()
             while not self._has_frame():
                 self._since_checkpoint = 0
-                count = await self._bytes.receive_into(self._came.room())
+                count = await self._bytes.receive_into(self._came.space())
                 if not count:
                     raise trio.BrokenResourceError("the WebSocket was lost")
                 self._came.put(count)

@@ -11,10 +11,10 @@ MOST = 6 * SMALL_BYTES
 
 
 def fill(buffer: ReceiveBuffer, data: bytes) -> bytes:
-    """Bring as much of it as there is room for; gives what is left."""
-    room = buffer.room()
-    count = min(len(room), len(data))
-    room[:count] = data[:count]
+    """Bring as much of it as there is space for; gives what is left."""
+    space = buffer.space()
+    count = min(len(space), len(data))
+    space[:count] = data[:count]
     buffer.put(count)
     return data[count:]
 
@@ -51,11 +51,11 @@ def test_much_is_asked_for_where_much_comes() -> None:
     for _ in range(5):
         fill(buffer, b"x" * (SMALL_BYTES - 1))
         buffer.take(SMALL_BYTES - 1)
-    assert SMALL_BYTES == len(buffer.room()) == len(buffer.data)
+    assert SMALL_BYTES == len(buffer.space()) == len(buffer.data)
     for asked in (4 * SMALL_BYTES, MOST, MOST):
         fill(buffer, b"x" * MOST)
         buffer.take(len(buffer))
-        assert asked == len(buffer.room())
+        assert asked == len(buffer.space())
 
 
 def test_what_once_came_much_is_not_kept_for_ever() -> None:
@@ -68,11 +68,11 @@ def test_what_once_came_much_is_not_kept_for_ever() -> None:
         assert MOST <= len(buffer.data) or read == SMALL_READS
         fill(buffer, b"[]")
         assert b"[]" == bytes(buffer.take(2))
-    assert SMALL_BYTES == len(buffer.room()) == len(buffer.data)
+    assert SMALL_BYTES == len(buffer.space()) == len(buffer.data)
 
 
 def test_what_a_large_frame_needed_is_given_back() -> None:
-    """When all of it was taken, and not before; what was taken last holds until there is room for more."""
+    """When all of it was taken, and not before; what was taken last holds until there is space for more."""
     buffer = ReceiveBuffer(MOST)
     left = large = bytes(range(256)) * (KEPT * MOST // 128)
     while left:
@@ -80,7 +80,7 @@ def test_what_a_large_frame_needed_is_given_back() -> None:
     assert len(large) <= len(buffer.data)
     taken = buffer.take(len(large))
     assert large == taken
-    buffer.room()
+    buffer.space()
     assert MOST == len(buffer.data)
 
 

@@ -37,9 +37,9 @@ async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
 
 
 async def receive(stream: StreamBytes, limit_bytes: int = 100) -> bytes:
-    room = bytearray(limit_bytes)
-    count = await stream.receive_into(memoryview(room))
-    return bytes(room[:count])
+    space = bytearray(limit_bytes)
+    count = await stream.receive_into(memoryview(space))
+    return bytes(space[:count])
 
 
 async def read(stream: StreamBytes, size: int) -> bytes:

@@ -59,14 +59,15 @@ async def test_a_row_that_comes_alone_leaves_in_its_own_step(
         assert [] == prompt.taken()
 
 
+@pytest.mark.parametrize("few", [2, FEW])
 async def test_a_few_rows_that_come_together_leave_in_their_own_steps(
-    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock
+    endpoint: Endpoint, prompt: PromptPeer, autojump_clock: MockClock, few: int
 ) -> None:
     """As if each came alone, time after time."""
     async with selected(endpoint, prompt) as log:
-        for first in (1, FEW + 1):
+        for first in (1, few + 1):
             await trio.sleep(0.001)
-            for seq in range(first, first + FEW):
+            for seq in range(first, first + few):
                 append(log, seq)
                 assert [burst(seq)] == prompt.taken()
 
